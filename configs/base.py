@@ -1,0 +1,138 @@
+"""Every field once, with its unit and default. Leaves call this and assign.
+
+A field that selects a function is a dict with the function's name and its
+arguments, as in `dict(name='clip', eps_high=0.28)`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.seed = 0  # of data order, sampling noise and fresh parameters
+  c.steps = 100  # rollouts (train) or optimizer updates (sft)
+
+  # Where the policy comes from: a run's workdir, a Hugging Face folder, a
+  # .gguf file, or '' for fresh parameters of the size below.
+  c.init_from = ''
+  c.model = dict(
+    num_layers=4,
+    embed_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp_dim=384,
+    rope_theta=10_000.0,
+    qkv_bias=False,
+    qk_norm=False,
+    tied_head=True,
+  )
+  c.tokenizer = dict(alphabet='', specials=())  # of fresh models: characters
+  c.dtype = 'auto'  # of matmuls and caches: bfloat16 on TPU, float32 elsewhere
+
+  # What is asked. `task` names a function in grpo_jax.tasks.
+  c.task = dict(name='arithmetic', split='train', seed=0, size=100_000)
+  c.prompt = dict(
+    template='plain',  # a name in grpo_jax.prompts.TEMPLATES, or a text
+    chat=False,  # wrap in the tokenizer's chat template
+    system='',  # system message, with chat
+    shots=(),  # (prompt, completion) pairs shown before the prompt
+  )
+  # How answers are judged: functions in grpo_jax.rewards, each with a weight.
+  c.rewards = dict(
+    correct=dict(name='correct', weight=1.0, extract='tags'),
+    format=dict(name='format', weight=0.1),
+  )
+  c.reward_gate = ''  # a component that must be 1 for any reward at all
+  c.grading_seconds = 10.0  # wall time for one answer in a worker process
+
+  # Sampling.
+  c.prompts_per_step = 16  # Q
+  c.group_size = 16  # G, completions per prompt
+  c.sample = dict(
+    temperature=1.0,
+    max_prompt_length=128,  # tokens
+    max_completion_length=64,  # tokens, EOS included
+    chunk=32,  # slots of the first decode program; each next one doubles
+    trunk_multiple=16,  # trunks are padded to a multiple of this
+  )
+
+  # The algorithm: advantages x token weights x loss (+ KL).
+  c.algorithm = dict(
+    advantages=dict(name='group', std='group', ddof=1, eps=1e-4),
+    loss=dict(name='clip', eps_low=0.2, eps_high=0.2),
+    weights=dict(name='token_mean'),
+    kl=dict(name='k3'),
+    kl_coef=0.0,  # 0 keeps no reference policy
+  )
+  c.updates = dict(
+    epochs=1,  # passes over a rollout
+    minibatches=1,  # optimizer updates per pass
+    microbatches=1,  # parts of a minibatch, scanned; changes memory only
+    remat='none',  # none, dots, full: what the backward pass recomputes
+    logits_chunk=16,  # positions whose logits exist at a time
+    length_multiple=16,  # branches are cut to a multiple of this
+    max_nonfinite=3,  # skipped updates in a row before the run stops
+  )
+  c.optimizer = dict(
+    learning_rate=1e-4,
+    schedule='constant',  # constant, linear, cosine
+    warmup_steps=0,  # optimizer updates
+    final_fraction=0.1,  # last learning rate over the peak
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.0,
+    clip_norm=1.0,  # global gradient norm; 0 does not clip
+  )
+
+  # Supervised fine-tuning and pretraining (grpo_jax.sft).
+  c.sft = dict(
+    batch_size=64,  # examples an update
+    loss_on='completion',  # completion, everything
+    max_length=128,  # tokens of a completion; longer ones are cut
+  )
+
+  # Evaluation, in training and by grpo_jax.evaluate.
+  c.eval = dict(
+    every=0,  # steps between evaluations in training; 0 never
+    task=dict(split='test'),  # fields of `task` that differ
+    prompts=200,
+    samples=16,  # completions per prompt
+    batch_prompts=20,  # prompts sampled at a time
+    ks=(1, 16),  # k of pass@k
+    votes=(16,),  # k of cons@k
+    temperature=1.0,  # 0 is greedy
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+  )
+
+  # What is kept.
+  c.checkpoint = dict(
+    every=50,  # steps
+    keep_last=2,
+    keep_best=1,
+    best_metric='eval/pass@1',
+  )
+  c.log = dict(
+    samples_every=10,  # steps between sampled completions in samples.jsonl
+    samples=16,  # completions written each time
+    tensorboard=True,
+  )
+
+  # Devices. One mesh axis may be -1: all that remain.
+  c.mesh = dict(data=1, fsdp=-1, tensor=1)
+  common = dict(
+    prompts=('data', 'fsdp'),
+    samples=None,
+    layers=None,
+    head_dim=None,
+    embed='fsdp',
+    mlp='tensor',
+    heads='tensor',
+    kv_heads='tensor',
+    vocab='tensor',
+  )
+  c.rules = dict(train=dict(common), sample=dict(common, embed=None))
+  return c

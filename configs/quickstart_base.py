@@ -1,0 +1,42 @@
+"""A tiny base model: language modelling on sums, most of them answered badly.
+
+85 % of the documents blurt out an answer, half of those a wrong one; 15 % write
+out the steps. About a million parameters, character tokens.
+"""
+
+from configs import base
+from grpo_jax import tasks
+
+
+def get_config():
+  c = base.get_config()
+  c.steps = 800
+  c.model.update(
+    num_layers=4,
+    embed_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp_dim=448,
+  )
+  c.tokenizer = dict(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
+  c.task = dict(
+    name='arithmetic',
+    split='train',
+    seed=0,
+    size=1_000_000,
+    min_ops=4,
+    max_ops=6,
+    steps_share=0.15,
+    wrong_share=0.5,
+  )
+  c.sft.update(batch_size=96, loss_on='everything', max_length=96)
+  c.optimizer.update(
+    learning_rate=3e-3,
+    schedule='cosine',
+    warmup_steps=50,
+    weight_decay=0.1,
+  )
+  c.updates.update(logits_chunk=96)
+  c.checkpoint.update(every=400, keep_last=1, keep_best=0)
+  return c

@@ -1,0 +1,229 @@
+"""One checkpoint on disk: what it holds, how it is read, how damage shows.
+
+Below `checkpoints`, which decides when. A folder `<step>/` holds three items:
+
+  params   the policy
+  rest     step, optimizer state and reference policy
+  info     JSON: the caller's `extra`, metrics, a checksum of every array
+
+It is `<step>.orbax-checkpoint-tmp` while it is written (on object stores:
+without its commit file), and `<step>.corrupt` once moved aside.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import functools
+import inspect
+import itertools
+import json
+import os
+import sys
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from grpo_jax.structs import Array, PyTree, TrainState
+
+_ORBAX = f'{os.sep}orbax{os.sep}'
+_DISK_FULL = ('No space left on device', 'Disk quota exceeded')
+# Storage that refuses or stalls is not damage: an older step would not help.
+_STORAGE = (
+  'PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED',
+  'RESOURCE_EXHAUSTED', 'ABORTED', 'CANCELLED',
+)  # fmt: skip
+
+
+class Damaged(Exception):
+  """What is on disk is not what was saved."""
+
+
+def folder(workdir: str | os.PathLike) -> epath.Path:
+  """Where a run's checkpoints are; absolute, as orbax asks."""
+  return epath.Path(workdir).resolve() / 'checkpoints'
+
+
+def finished(directory: epath.Path) -> list[int]:
+  """Steps whose save came to its end, ascending."""
+  return sorted(ocp.path.step.checkpoint_steps(directory))
+
+
+def unfinished(directory: epath.Path) -> list[epath.Path]:
+  """Folders of saves that did not."""
+  is_unfinished = ocp.path.step.is_path_temporary
+  return sorted(p for p in directory.iterdir() if is_unfinished(p))
+
+
+def step_of(path: epath.Path) -> int:
+  """The step of a finished or unfinished folder."""
+  return ocp.path.step.step_from_checkpoint_name(path.name)
+
+
+def move_aside(path: epath.Path) -> epath.Path:
+  """Renames to `<step>.corrupt`, `<step>.corrupt2`, ..."""
+  step = step_of(path)
+  names = (f'{step}.corrupt{"" if i == 1 else i}' for i in itertools.count(1))
+  free = (path.parent / name for name in names)
+  return path.rename(next(p for p in free if not p.exists()))
+
+
+def split(state: TrainState) -> dict[str, PyTree]:
+  """The items that hold arrays."""
+  rest = {
+    'step': state.step,
+    'opt_state': state.opt_state,
+    'ref_params': state.ref_params,
+  }
+  return {'params': state.params, 'rest': rest}
+
+
+def checksums(tree: PyTree) -> dict[str, Array]:
+  """Sum of each array's bits as integers, mod 2^32: the same on any mesh."""
+
+  def one(x):
+    x = x.astype('uint8') if x.dtype == bool else x
+    return x.view(f'uint{8 * x.dtype.itemsize}').sum(dtype='uint32')
+
+  return {name: one(x) for name, x in _flat(tree).items()}
+
+
+def read_info(path: epath.Path) -> dict[str, Any]:
+  """The item `info`; raises OSError or ValueError if it is damaged."""
+  try:
+    return json.loads((path / 'info' / 'metadata').read_text())
+  except ValueError as error:
+    raise ValueError(f'info/metadata is no JSON: {error}') from None
+
+
+def read(
+  path: epath.Path, targets: dict[str, PyTree | None]
+) -> tuple[dict[str, PyTree], dict[str, Any]]:
+  """Reads and verifies items of a checkpoint.
+
+  Args:
+    path: the folder of a step.
+    targets: by item, ShapeDtypeStructs with shardings, or None for numpy.
+
+  Returns:
+    Items, and the caller's `extra`.
+
+  Raises:
+    Damaged: a file is missing or its content has changed.
+    ValueError: whole, but not the shapes or dtypes of the target.
+  """
+  arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+  with _telling_damage():
+    info = read_info(path)
+    extra, expected = info['extra'], info['checksums']
+    stored = {item: _stored(arrays, path / item) for item in targets}
+  for item, target in targets.items():
+    if target is not None:
+      _compare(path, {item: stored[item]}, {item: target})
+  with _telling_damage():
+    found = {}
+    for item, target in targets.items():
+      if target is None:
+        found[item] = _read_on_host(path / item, stored[item])
+      else:
+        args = ocp.args.StandardRestore(target)
+        found[item] = arrays.restore(path / item, args=args)
+    # Orbax does not notice bytes that changed inside an array.
+    for name, value in jax.device_get(checksums(found)).items():
+      if int(value) != expected[name]:
+        raise ValueError(f'{name} differs from what was saved')
+  return found, extra
+
+
+def is_disk_full(error: BaseException) -> bool:
+  """Whether this came from a full disk; tensorstore tells it in words only."""
+  return any(
+    (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT))
+    or any(text in str(e) for text in _DISK_FULL)
+    for e in _chain(error)
+  )
+
+
+@functools.cache
+def mute_orbax():
+  """Drops what orbax prints: all that matters reaches us as an exception."""
+  logging.get_absl_logger().addFilter(
+    lambda record: _ORBAX not in record.pathname
+  )
+  sys.unraisablehook = functools.partial(_print_others, sys.unraisablehook)
+
+
+def _stored(arrays, path):
+  """Shapes and dtypes of an item."""
+  found = arrays.metadata(path).item_metadata
+  if found is None:
+    raise FileNotFoundError(f'{path.name}/_METADATA is missing')
+  return found.tree
+
+
+def _read_on_host(path, stored):
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  args = jax.tree.map(lambda _: as_numpy, stored)
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+    path, args=ocp.args.PyTreeRestore(restore_args=args)
+  )
+
+
+def _compare(path, stored, target):
+  stored, target = _flat(stored), _flat(target)
+
+  def describe(x):
+    return 'absent' if x is None else f'{np.dtype(x.dtype)}{list(x.shape)}'
+
+  for name in [*target, *stored]:
+    found, wanted = describe(stored.get(name)), describe(target.get(name))
+    if found != wanted:
+      raise ValueError(
+        f'{path}: {name} is {found} in the checkpoint and {wanted} in the '
+        'config; use the config of that run, or another workdir'
+      )
+
+
+def _flat(tree):
+  """{'params/layers/q': leaf, ...}"""
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {name(path): leaf for path, leaf in leaves}
+
+
+@contextlib.contextmanager
+def _telling_damage() -> Iterator[None]:
+  """Turns what a damaged file raises into Damaged."""
+  try:
+    yield
+  except Exception as error:
+    cause = _chain(error)[-1]
+    reason = f'{type(cause).__name__}: {cause}'.splitlines()[0][:160]
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    ours = (MemoryError, jax.errors.JaxRuntimeError)
+    if isinstance(cause, ours) or any(code in reason for code in _STORAGE):
+      raise
+    if isinstance(cause, OSError) and not isinstance(cause, missing):
+      raise
+    raise Damaged(reason) from error
+
+
+def _chain(error):
+  """An error, its cause, the cause of that, ..."""
+  chain = []
+  while error is not None:
+    chain.append(error)
+    context = None if error.__suppress_context__ else error.__context__
+    error = error.__cause__ or context
+  return chain
+
+
+def _print_others(previous, event):
+  # A read that fails leaves the reads beside it without an event loop.
+  loop = str(event.exc_value) == 'Event loop is closed'
+  coroutine = inspect.iscoroutine(event.object)
+  if not (loop or coroutine and _ORBAX in event.object.cr_code.co_filename):
+    previous(event)

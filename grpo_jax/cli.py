@@ -1,0 +1,142 @@
+"""The command line that every job shares: flags, one-line errors, signals."""
+
+from collections.abc import Callable
+import json
+import logging
+import pathlib
+import signal
+import sys
+import traceback
+
+from absl import app, flags
+from absl import logging as absl_logging
+import jax
+from ml_collections import config_flags, ConfigDict
+
+CONFIG = 'config.json'
+# A config file that reads a run's config.json.
+_PACKAGE = pathlib.Path(__file__).parent
+_FROM_RUN = _PACKAGE / 'run_config.py'
+
+_config = config_flags.DEFINE_config_file(
+  'config', None, "Experiment: a file of configs/. Default: the workdir's."
+)
+_workdir = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_init_from = flags.DEFINE_string(
+  'init_from', None, 'Run, HF folder or .gguf file; short for config.init_from.'
+)
+_cache = flags.DEFINE_string(
+  'compilation_cache',
+  '~/.cache/grpo_jax',
+  'Folder of compiled programs, so that a restart compiles nothing; empty for '
+  'none.',
+)
+
+
+class Stopped(BaseException):
+  """SIGTERM or Ctrl-C asked the job to end; what matters is saved."""
+
+
+def main(job: Callable[[ConfigDict, pathlib.Path], None]) -> None:
+  """Runs `job(cfg, workdir)` as a command."""
+  # Flags of the right name but wrong value end in one line as well.
+  app.run(lambda _: sys.exit(_run(job)), flags_parser=_parse)
+
+
+def shutdown_requested() -> Callable[[], bool]:
+  """Installs a SIGTERM and SIGINT handler; returns 'has one arrived?'.
+
+  The first signal lets the loop save and leave; a second one ends at once.
+  """
+  arrived = []
+
+  def handle(number, _):
+    if arrived:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
+    arrived.append(number)
+    name = signal.Signals(number).name
+    logging.warning('%s: saving after this step; again to stop now', name)
+
+  signal.signal(signal.SIGTERM, handle)
+  signal.signal(signal.SIGINT, handle)
+  return lambda: bool(arrived)
+
+
+def write_json(path: pathlib.Path, content) -> None:
+  """Writes atomically: a reader never sees half a file."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+  partial.replace(path)
+
+
+def save_config(cfg: ConfigDict, workdir: pathlib.Path) -> None:
+  """Writes `workdir/config.json`, creating the folder."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_json(workdir / CONFIG, cfg.to_dict())
+
+
+def init_from_given() -> bool:
+  """Whether --init_from or --config.init_from was on the command line."""
+  given = (arg.split('=')[0].lstrip('-') for arg in sys.argv[1:])
+  return bool({'init_from', 'config.init_from'} & set(given))
+
+
+def _parse(argv):
+  try:
+    return app.parse_flags_with_usage(_with_config(argv))
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # ml_collections reports a misspelt field so, with a suggestion.
+    _fail(error)
+
+
+def _run(job):
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  logging.getLogger().setLevel(logging.WARNING)
+  try:
+    workdir = _workdir.value
+    if workdir is None:
+      raise ValueError('--workdir=DIR is needed: the folder of the run')
+    if _config.value is None:
+      raise ValueError(
+        f'--config=configs/NAME.py is needed: {workdir} has no {CONFIG} yet'
+      )
+    cfg = _config.value
+    if _init_from.value is not None:
+      cfg.init_from = _init_from.value
+    if _cache.value:
+      folder = pathlib.Path(_cache.value).expanduser()
+      jax.config.update('jax_compilation_cache_dir', str(folder))
+    job(cfg, pathlib.Path(workdir))
+  except Stopped as stop:
+    print(stop, file=sys.stderr)
+    return 143
+  except KeyboardInterrupt:
+    return 130
+  except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    _fail(error)
+  return 0
+
+
+def _with_config(argv):
+  """Without --config, that of the run in --workdir, open to overrides."""
+  names = {arg.split('=')[0].lstrip('-'): i for i, arg in enumerate(argv)}
+  if 'config' in names or 'workdir' not in names:
+    return argv
+  flag = argv[names['workdir']]
+  following = argv[names['workdir'] + 1 : names['workdir'] + 2]
+  workdir = flag.partition('=')[2] or ''.join(following)
+  if not (pathlib.Path(workdir) / CONFIG).exists():
+    return argv
+  return [argv[0], f'--config={_FROM_RUN}:{workdir}', *argv[1:]]
+
+
+def _fail(error):
+  """One line for a mistake of the user's; a bug keeps its traceback."""
+  frames = traceback.extract_tb(error.__traceback__)
+  ours = (str(_PACKAGE), 'ml_collections', 'absl')
+  if frames and not any(part in frames[-1].filename for part in ours):
+    raise error
+  text = ' '.join(str(error).split()) or type(error).__name__
+  print(f'error: {text}', file=sys.stderr)
+  sys.exit(2)

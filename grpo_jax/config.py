@@ -1,0 +1,144 @@
+"""Checks of a config before any device work, and functions named by configs."""
+
+from collections.abc import Callable, Mapping
+import difflib
+import functools
+import inspect
+from types import ModuleType
+
+
+def pick(
+  module: ModuleType,
+  spec: Mapping,
+  *,
+  takes: tuple[str, ...] = (),
+  **given,
+) -> Callable:
+  """The function `spec['name']` of `module`, with the rest of `spec` bound.
+
+  Args:
+    module: where to look, among its public functions.
+    spec: as in dict(name='clip', eps_high=0.28).
+    takes: names of the positional parameters; tells a loss from a KL estimator
+      in the same module.
+    **given: bound too; not settable from the config.
+
+  Raises:
+    ValueError: no such function, or an argument it does not take; lists the
+      valid ones.
+  """
+  spec = dict(spec)
+  where = module.__name__.removeprefix('grpo_jax.')
+  if 'name' not in spec:
+    raise ValueError(f'{spec} has no name; it selects a function of {where}')
+  name = spec.pop('name')
+  names = [
+    k
+    for k, v in vars(module).items()
+    if inspect.isfunction(v)
+    and not k.startswith('_')
+    and _positional(v) == takes
+    and given.keys() <= inspect.signature(v).parameters.keys()
+  ]
+  if name not in names:
+    raise ValueError(
+      f'{where} has no {name!r}{_close(name, names)}; there are: '
+      f'{", ".join(sorted(names))}'
+    )
+  function = getattr(module, name)
+  parameters = inspect.signature(function).parameters.values()
+  valid = [
+    p.name
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY and p.name not in given
+  ]
+  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+  for key in spec:
+    if key not in valid and not open_ended:
+      raise ValueError(
+        f'{where}.{name} takes no {key!r}{_close(key, valid)}; it takes: '
+        f'{", ".join(valid) if valid else "nothing"}'
+      )
+  missing = [
+    p.name
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY
+    and p.default is p.empty
+    and p.name not in spec
+    and p.name not in given
+  ]
+  if missing:
+    raise ValueError(f'{where}.{name} needs {", ".join(missing)}')
+  return functools.partial(function, **spec, **given)
+
+
+def _positional(function: Callable) -> tuple[str, ...]:
+  parameters = inspect.signature(function).parameters.values()
+  return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def _close(word: str, words: list[str]) -> str:
+  matches = difflib.get_close_matches(word, words, n=1)
+  return f' (did you mean {matches[0]!r}?)' if matches else ''
+
+
+def validate(cfg, *, row_ways: int) -> None:
+  """Checks what can be known from numbers alone.
+
+  Args:
+    cfg: the whole config of a training run.
+    row_ways: devices that prompts are split over.
+
+  Raises:
+    ValueError: with the numbers and the remedy.
+  """
+  positive = {
+    'steps': cfg.steps,
+    'prompts_per_step': cfg.prompts_per_step,
+    'group_size': cfg.group_size,
+    'sample.max_prompt_length': cfg.sample.max_prompt_length,
+    'sample.max_completion_length': cfg.sample.max_completion_length,
+    'sample.chunk': cfg.sample.chunk,
+    'sample.trunk_multiple': cfg.sample.trunk_multiple,
+    'updates.epochs': cfg.updates.epochs,
+    'updates.minibatches': cfg.updates.minibatches,
+    'updates.microbatches': cfg.updates.microbatches,
+    'updates.logits_chunk': cfg.updates.logits_chunk,
+    'updates.length_multiple': cfg.updates.length_multiple,
+    'updates.max_nonfinite': cfg.updates.max_nonfinite,
+    'checkpoint.every': cfg.checkpoint.every,
+  }
+  for field, value in positive.items():
+    if value < 1:
+      raise ValueError(f'{field}={value} must be at least 1')
+  if cfg.sample.temperature <= 0:
+    raise ValueError(
+      f'sample.temperature={cfg.sample.temperature} must be above 0 in '
+      'training: greedy samples of a group are all equal'
+    )
+  if cfg.algorithm.kl_coef < 0:
+    raise ValueError(
+      f'algorithm.kl_coef={cfg.algorithm.kl_coef} must not be negative'
+    )
+  divides(
+    cfg.prompts_per_step,
+    {
+      'updates.minibatches': cfg.updates.minibatches,
+      'updates.microbatches': cfg.updates.microbatches,
+      'devices': row_ways,
+    },
+    field='prompts_per_step',
+  )
+
+
+def divides(rows: int, parts: Mapping[str, int], *, field: str) -> None:
+  """Raises ValueError unless `rows` splits evenly into the product of parts."""
+  product = 1
+  for count in parts.values():
+    product *= count
+  if rows % product:
+    listing = ' x '.join(f'{n} {name}' for name, n in parts.items() if n > 1)
+    raise ValueError(
+      f'{field}={rows} does not divide over {listing}; set it to a multiple '
+      f'of {product}'
+    )

@@ -1,0 +1,100 @@
+"""From token ids to trunk and branches (host side, numpy).
+
+The only place that knows about shifting by one: see the picture in
+`structs.py`. Widths are rounded up to a multiple, so that a run compiles a
+handful of shapes.
+"""
+
+import numpy as np
+
+from grpo_jax.structs import Batch, Prompts, Rollout
+
+
+def prompts(
+  prompt_ids: list[list[int]], *, max_length: int, multiple: int
+) -> Prompts:
+  """Left-pads prompts into trunks.
+
+  Args:
+    prompt_ids: Q tokenised prompts, none empty.
+    max_length: longest prompt allowed, in tokens.
+    multiple: the trunk width P is a multiple of this.
+
+  Returns:
+    Prompts as numpy arrays; P fits the longest prompt here.
+
+  Raises:
+    ValueError: an empty prompt or one longer than `max_length`.
+  """
+  for i, ids in enumerate(prompt_ids):
+    if not ids:
+      raise ValueError(f'prompt {i} of the batch has no tokens')
+    if len(ids) > max_length:
+      raise ValueError(
+        f'prompt {i} of the batch has {len(ids)} tokens, over the limit of '
+        f'{max_length}; raise sample.max_prompt_length or drop the prompt'
+      )
+  width = round_up(max(len(ids) for ids in prompt_ids) - 1, multiple)
+  trunk = np.zeros((len(prompt_ids), width), np.int32)
+  mask = np.zeros((len(prompt_ids), width), bool)
+  for q, ids in enumerate(prompt_ids):
+    start = width - (len(ids) - 1)
+    trunk[q, start:] = ids[:-1]
+    mask[q, start:] = True
+  last = np.array([ids[-1] for ids in prompt_ids], np.int32)
+  return Prompts(trunk=trunk, trunk_mask=mask, last=last)
+
+
+def branches(
+  prompts: Prompts,
+  completion_ids: list[list[list[int]]],
+  *,
+  max_length: int,
+  multiple: int,
+) -> Batch:
+  """Batch of given completions (SFT, distillation): EOS is the caller's.
+
+  Args:
+    prompts: Q prompts.
+    completion_ids: [Q][G] lists of tokens, cut at `max_length`.
+    max_length: longest branch.
+    multiple: the branch width C is a multiple of this.
+  """
+  group = len(completion_ids[0])
+  longest = max(len(ids) for row in completion_ids for ids in row)
+  width = round_up(min(longest, max_length), multiple)
+  shape = (len(completion_ids), group, width)
+  targets = np.zeros(shape, np.int32)
+  mask = np.zeros(shape, bool)
+  for q, row in enumerate(completion_ids):
+    for g, ids in enumerate(row):
+      ids = ids[:max_length]
+      targets[q, g, : len(ids)] = ids
+      mask[q, g, : len(ids)] = True
+  first = np.broadcast_to(prompts.last[:, None, None], (*shape[:2], 1))
+  return Batch(
+    trunk=prompts.trunk,
+    trunk_mask=prompts.trunk_mask,
+    inputs=np.concatenate([first, targets[:, :, :-1]], -1),
+    targets=targets,
+    mask=mask,
+  )
+
+
+def whole_text(ids: list[int]) -> tuple[list[int], list[int]]:
+  """(prompt, completion) such that every token but the first is a target."""
+  return ids[:1], ids[1:]
+
+
+def trim(rollout: Rollout, *, multiple: int) -> Rollout:
+  """Cuts branches at the longest completion, rounded up."""
+  lengths = np.asarray(rollout.mask).any((0, 1)).sum()
+  width = min(round_up(int(lengths), multiple), rollout.mask.shape[2])
+  return Rollout(
+    **{k: getattr(rollout, k)[:, :, :width] for k in rollout.__annotations__}
+  )
+
+
+def round_up(n: int, multiple: int) -> int:
+  """Smallest multiple >= n."""
+  return -(-n // multiple) * multiple

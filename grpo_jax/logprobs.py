@@ -1,0 +1,81 @@
+"""Logprobs and entropy of given targets, without ever holding all logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from grpo_jax.structs import Array
+
+
+def token_logprobs(
+  hidden: Float[Array, 'Q G C D'],
+  head: Float[Array, 'V D'],
+  targets: Int[Array, 'Q G C'],
+  *,
+  temperature: float,
+  vocab_size: int,
+  chunk: int,
+) -> tuple[Float[Array, 'Q G C'], Float[Array, 'Q G C']]:
+  """log p(target) and entropy in nats, both under softmax(logits/temperature).
+
+  Args:
+    hidden: final hidden states, any float dtype.
+    head: fp32; logits are computed in fp32.
+    targets: token ids.
+    temperature: the sampler's, > 0.
+    vocab_size: rows of `head` past it are padding and get no probability.
+    chunk: positions of C whose logits [Q G chunk V] exist at a time; the
+      backward pass computes them again.
+
+  Returns:
+    fp32 logprobs and entropy. No gradient flows through the entropy.
+  """
+  size = hidden.shape[2]
+  chunk = min(chunk, size)
+  pad = -size % chunk
+
+  def split(x):
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 3))
+    x = x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:])
+    return jnp.moveaxis(x, 2, 0)
+
+  @jax.checkpoint
+  def body(_, xs):
+    h, ids = xs
+    logits = policy_logits(h, head, temperature, vocab_size)
+    total = jax.nn.logsumexp(logits, -1)
+    picked = jnp.take_along_axis(logits, ids[..., None], -1)[..., 0]
+    fixed = jax.lax.stop_gradient(logits - total[..., None])
+    entropy = -jnp.sum(jnp.exp(fixed) * fixed, -1, where=fixed > -1e29)
+    return None, (picked - total, entropy)
+
+  _, outs = jax.lax.scan(body, None, (split(hidden), split(targets)))
+
+  def join(x):
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1)[:, :, :size]
+
+  return join(outs[0]), join(outs[1])
+
+
+def policy_logits(
+  hidden: Float[Array, '*rows D'],
+  head: Float[Array, 'V D'],
+  temperature: float,
+  vocab_size: int,
+) -> Float[Array, '*rows V']:
+  """fp32 logits over the temperature; vocabulary padding at -1e30.
+
+  The one definition that the sampler and the trainer share.
+  """
+  logits = jnp.einsum(
+    '...d,vd->...v',
+    hidden.astype(jnp.float32),
+    head.astype(jnp.float32),
+    precision='highest',
+  )
+  logits = logits / temperature
+  if vocab_size < head.shape[0]:
+    real = jnp.arange(head.shape[0]) < vocab_size
+    logits = jnp.where(real, logits, -1e30)
+  return logits

@@ -1,0 +1,188 @@
+"""The loop of a training job: resume, step, report, evaluate, save, leave.
+
+`train` and `sft` differ in what a step is; all else is here. Metrics of a step
+are read after the next one's inputs are ready, so that the device never waits
+for the host to write.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from grpo_jax import checkpoints, cli, evaluate, metrics
+from grpo_jax.policy import Policy
+from grpo_jax.programs import Trainer
+from grpo_jax.structs import TrainState
+
+# Read at the first update of a step only: there the policy is the sampler's.
+_AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a step did."""
+
+  state: TrainState
+  updates: list[dict]  # metrics of each optimizer update, on the device
+  tokens: int  # completion tokens of the step
+  values: dict[str, Any] = dataclasses.field(default_factory=dict)
+  samples: list[dict] = dataclasses.field(default_factory=list)
+
+
+class Loop:
+  """Steps of a job, from where its workdir stopped."""
+
+  def __init__(
+    self,
+    cfg,
+    workdir: pathlib.Path,
+    policy: Policy,
+    trainer: Trainer,
+    *,
+    shown: dict[str, str],
+  ):
+    """Opens the workdir, restores the newest checkpoint or makes a new state.
+
+    Args:
+      cfg: of the job.
+      workdir: created if need be.
+      policy: with the parameters to start from.
+      trainer: of that policy.
+      shown: label -> metric of the progress line.
+    """
+    self.cfg, self.workdir = cfg, workdir
+    self.policy, self.trainer, self.shown = policy, trainer, shown
+    self.evaluation = None
+    if cfg.eval.every:
+      self.evaluation = evaluate.Evaluation(cfg, policy)
+    self.publish = None
+    self.timers = metrics.Timers()
+    self.nonfinite = metrics.NonFinite(cfg.updates.max_nonfinite)
+    self.evaluated = {}
+    self.checkpoints = checkpoints.Checkpoints(
+      workdir,
+      keep_last=cfg.checkpoint.keep_last,
+      keep_best=cfg.checkpoint.keep_best,
+      best_metric=cfg.checkpoint.best_metric,
+      save_every=cfg.checkpoint.every,
+    )
+    restored = self.checkpoints.restore(trainer.abstract)
+    if restored is None:
+      self.start, self.state = 0, trainer.init(policy.params())
+    else:
+      self.start, self.state, extra = restored
+      self.evaluated = extra['evaluated']
+      logging.warning('%s: resuming at step %d', workdir, self.start)
+    cli.save_config(cfg, workdir)
+    policy.write_model(workdir)
+    self.writer = metrics.Writer(
+      workdir, tensorboard=cfg.log.tensorboard, resume_step=self.start
+    )
+
+  def run(
+    self,
+    *,
+    prepare: Callable[[int], Any],
+    step: Callable[..., Outcome],
+    publish: Callable,
+    stopping: Callable[[], bool],
+  ) -> None:
+    """Runs to `cfg.steps`.
+
+    Args:
+      prepare: step index -> its inputs; host work.
+      step: (state, index, inputs, timers) -> Outcome, its updates dispatched.
+      publish: params -> the sampler's.
+      stopping: whether to save and leave.
+
+    Raises:
+      cli.Stopped: after saving, when `stopping()`.
+    """
+    self.publish = publish
+    self.progress = metrics.Progress(
+      self.cfg.steps, start=self.start, shown=self.shown
+    )
+    try:
+      self._steps(prepare, step, stopping)
+    finally:
+      self.progress.close()
+      self.writer.close()
+      self.checkpoints.close()
+
+  def _steps(self, prepare, step, stopping):
+    cfg = self.cfg
+    if self.start == 0:
+      self._evaluate(0)
+    inputs = prepare(self.start) if self.start < cfg.steps else None
+    pending = []
+    for index in range(self.start, cfg.steps):
+      done, last = index + 1, index + 1 == cfg.steps
+      outcome = step(self.state, index, inputs, self.timers)
+      self.state = outcome.state
+      # The device is busy with the update: pay what the host still owes.
+      self._report(pending)
+      inputs = None if last else prepare(done)
+      with self.timers('update'):
+        jax.block_until_ready(self.state.step)
+      pending.append((done, outcome, self.timers.flush()))
+      leaving = stopping()
+      evaluating = cfg.eval.every and done % cfg.eval.every == 0
+      saving = done % cfg.checkpoint.every == 0 or last or leaving
+      if evaluating or saving:
+        # Rows up to a checkpoint are on disk before it.
+        self._report(pending)
+      if evaluating and not leaving:
+        self._evaluate(done)
+      if saving:
+        self._save(done)
+      if leaving and not last:
+        self.checkpoints.wait()
+        raise cli.Stopped(
+          f'stopped at step {done} of {cfg.steps}, saved; the same command '
+          'goes on from there'
+        )
+
+  def _report(self, pending):
+    while pending:
+      step, outcome, times = pending.pop(0)
+      updates = jax.device_get(outcome.updates)
+      for values in updates:
+        self.nonfinite.check(step, values)
+      row = dict(outcome.values)
+      for name in updates[0]:
+        if name in _AT_FIRST:
+          row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
+        else:
+          row[name] = np.mean([values[name] for values in updates])
+      seconds = sum(times.values())
+      row |= times | {'tokens_per_s/step': outcome.tokens / seconds}
+      if 'time/rollout' in times:
+        row['tokens_per_s/rollout'] = outcome.tokens / times['time/rollout']
+      self.writer.write(step, row | metrics.memory())
+      self.writer.samples(step, outcome.samples)
+      self.progress.update(step, row | self.evaluated)
+
+  def _evaluate(self, step):
+    if self.evaluation is None:
+      return
+    with self.timers('eval'):
+      result = self.evaluation.run(
+        self.publish(self.state.params), progress=False
+      )
+    scalars = evaluate.scalars(result)
+    self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
+    self.writer.write(step, self.evaluated | self.timers.flush())
+
+  def _save(self, step):
+    self.checkpoints.save(
+      step,
+      self.state,
+      extra={'evaluated': self.evaluated},
+      metrics=self.evaluated,
+      force=True,
+    )

@@ -1,0 +1,79 @@
+"""Measures of sampled answers: pass@k, votes, standard errors (host side)."""
+
+import math
+
+import numpy as np
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
+  """Unbiased pass@k of each problem: 1 - C(n-c, k) / C(n, k).
+
+  Codex (2107.03374) eq. 1.
+
+  Args:
+    correct: [Q n] bool, n samples a problem.
+    k: at most n.
+
+  Returns:
+    [Q] float64.
+  """
+  n = correct.shape[1]
+  if not 1 <= k <= n:
+    raise ValueError(
+      f'pass@{k} needs at least {k} samples a problem, there are {n}; raise '
+      'eval.samples or lower eval.ks'
+    )
+  total = math.comb(n, k)
+  counts = correct.sum(1)
+  return np.array([1 - math.comb(n - int(c), k) / total for c in counts])
+
+
+def vote(answers: list[str]) -> int:
+  """Index of the first answer of the majority; -1 when nobody answered.
+
+  An empty answer never wins; ties go to the answer seen first.
+  """
+  counts = {}
+  for answer in answers:
+    if answer:
+      counts[answer] = counts.get(answer, 0) + 1
+  if not counts:
+    return -1
+  return answers.index(max(counts, key=counts.get))
+
+
+def cons_at_k(
+  answers: list[list[str]], correct: np.ndarray, k: int
+) -> np.ndarray:
+  """Share of right majority votes of k samples, for each problem.
+
+  Averaged over the disjoint groups of k that n samples make.
+
+  Args:
+    answers: [Q][n] extracted answers in a canonical form, '' for none.
+    correct: [Q n] bool.
+    k: at most n.
+
+  Returns:
+    [Q] float64.
+  """
+  n = correct.shape[1]
+  if not 1 <= k <= n:
+    raise ValueError(
+      f'cons@{k} needs at least {k} samples a problem, there are {n}; raise '
+      'eval.samples or lower eval.votes'
+    )
+  results = []
+  for row, right in zip(answers, correct, strict=True):
+    won = []
+    for start in range(0, n - k + 1, k):
+      index = vote(row[start : start + k])
+      won.append(index >= 0 and bool(right[start + index]))
+    results.append(np.mean(won))
+  return np.array(results)
+
+
+def standard_error(per_problem: np.ndarray) -> float:
+  """Of the mean over problems (clustered by problem, 2411.00640 eq. 4)."""
+  n = len(per_problem)
+  return float(np.std(per_problem, ddof=1) / math.sqrt(n)) if n > 1 else 0.0

@@ -1,0 +1,1 @@
+"""Pure-function decoders and their checkpoint formats."""

@@ -1,0 +1,315 @@
+"""The decoder: one function for trunks, branches and single decode steps.
+
+Covers Llama 3, SmolLM2, Qwen2/2.5 and Qwen3 dense by `Config` alone: RMSNorm,
+RoPE, grouped-query attention, gated SiLU MLP, optional biases on q, k and v,
+optional norms of q and k, tied or untied head.
+
+Matrices are stored [out, in], as checkpoints do. Layers are stacked on a
+leading axis and scanned; given as a list (`unstack`), they are unrolled, which
+spares a decode step the copy of each layer's weights.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from grpo_jax.models import attention
+from grpo_jax.models.params import Param
+from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes and switches of a decoder; hashable, so static under jit."""
+
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_dim: int
+  rope_theta: float = 10_000.0
+  rope_scaling: tuple | None = None  # see attention.rope_frequencies
+  norm_eps: float = 1e-6
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  tied_head: bool = True
+
+  def __post_init__(self):
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f'model.num_heads={self.num_heads} must be a multiple of '
+        f'model.num_kv_heads={self.num_kv_heads}'
+      )
+    if self.head_dim % 2:
+      raise ValueError(
+        f'model.head_dim={self.head_dim} must be even: RoPE turns pairs'
+      )
+
+
+def declare(c: Config) -> PyTree:
+  """The parameter tree, as `Param` leaves."""
+  l, d, f = c.num_layers, c.embed_dim, c.mlp_dim
+  n, k, h = c.num_heads, c.num_kv_heads, c.head_dim
+  narrow = 0.02
+  # Outputs into the residual stream shrink with depth (GPT-2, section 2.3).
+  out = narrow / (2 * l) ** 0.5
+
+  def layer(shape, axes, init):
+    return Param((l, *shape), ('layers', *axes), init)
+
+  layers = {
+    'attn_norm': layer((d,), ('embed',), 'ones'),
+    'q': layer((n, h, d), ('heads', 'head_dim', 'embed'), narrow),
+    'k': layer((k, h, d), ('kv_heads', 'head_dim', 'embed'), narrow),
+    'v': layer((k, h, d), ('kv_heads', 'head_dim', 'embed'), narrow),
+    'o': layer((d, n, h), ('embed', 'heads', 'head_dim'), out),
+    'mlp_norm': layer((d,), ('embed',), 'ones'),
+    'gate': layer((f, d), ('mlp', 'embed'), narrow),
+    'up': layer((f, d), ('mlp', 'embed'), narrow),
+    'down': layer((d, f), ('embed', 'mlp'), out),
+  }
+  if c.qkv_bias:
+    layers |= {
+      'q_bias': layer((n, h), ('heads', 'head_dim'), 'zeros'),
+      'k_bias': layer((k, h), ('kv_heads', 'head_dim'), 'zeros'),
+      'v_bias': layer((k, h), ('kv_heads', 'head_dim'), 'zeros'),
+    }
+  if c.qk_norm:
+    layers |= {
+      'q_norm': layer((h,), ('head_dim',), 'ones'),
+      'k_norm': layer((h,), ('head_dim',), 'ones'),
+    }
+  tree = {
+    'embed': Param((c.vocab_size, d), ('vocab', 'embed'), narrow),
+    'layers': layers,
+    'final_norm': Param((d,), ('embed',), 'ones'),
+  }
+  if not c.tied_head:
+    tree['head'] = Param((c.vocab_size, d), ('vocab', 'embed'), narrow)
+  return tree
+
+
+def unstack(params: PyTree) -> PyTree:
+  """The same parameters with the layers as a list, to be unrolled."""
+  stacked = params['layers']
+  depth = stacked['attn_norm'].shape[0]
+  layers = [{k: x[i] for k, x in stacked.items()} for i in range(depth)]
+  return params | {'layers': layers}
+
+
+def prefill(
+  c: Config, params: PyTree, prompts: Prompts, *, dtype, remat='none'
+) -> Trunk:
+  """Runs every trunk once. See `structs.Trunk`."""
+  mask = prompts.trunk_mask
+  width = mask.shape[1]
+  length = mask.sum(1, dtype=jnp.int32)
+  positions = jnp.arange(width, dtype=jnp.int32) - (width - length)[:, None]
+  causal = jnp.tril(jnp.ones((width, width), bool))
+  _, kv = forward(
+    c,
+    params,
+    prompts.trunk[:, None],
+    jnp.maximum(positions, 0)[:, None],
+    (causal & mask[:, None, :])[:, None],
+    dtype=dtype,
+    remat=remat,
+  )
+  kv = KV(k=kv.k[:, :, 0], v=kv.v[:, :, 0])
+  return Trunk(kv=kv, mask=mask, length=length)
+
+
+def branches(
+  c: Config,
+  params: PyTree,
+  inputs: Int[Array, 'Q G C'],
+  trunk: Trunk,
+  *,
+  dtype,
+  remat='none',
+) -> Float[Array, 'Q G C D']:
+  """Final hidden states of whole branches over their trunk, for training."""
+  size = inputs.shape[2]
+  steps = jnp.arange(size, dtype=jnp.int32)
+  positions = jnp.broadcast_to(
+    trunk.length[:, None, None] + steps, inputs.shape
+  )
+  causal = jnp.tril(jnp.ones((size, size), bool))[None, None]
+  hidden, _ = forward(
+    c, params, inputs, positions, causal, trunk=trunk, dtype=dtype, remat=remat
+  )
+  return hidden
+
+
+def step(
+  c: Config,
+  params: PyTree,
+  tokens: Int[Array, 'Q G'],
+  t: Int[Array, ''],
+  trunk: Trunk,
+  cache: list[KV],
+  *,
+  dtype,
+) -> tuple[Float[Array, 'Q G D'], list[KV]]:
+  """Decodes slot `t` of every branch.
+
+  Args:
+    params: `unstack`ed.
+    tokens: the token in slot t.
+    t: the slot, counted from the branch's first token.
+    trunk: as from `prefill`.
+    cache: a KV [Q G K S H] a layer, slots before t filled.
+
+  Returns:
+    Final hidden states and the cache with slot t filled.
+  """
+  positions = (trunk.length[:, None, None] + t) * jnp.ones_like(
+    tokens[:, :, None]
+  )
+  slots = cache[0].k.shape[3]
+  seen = (jnp.arange(slots) <= t)[None, None, None]
+  hidden, cache = forward(
+    c,
+    params,
+    tokens[:, :, None],
+    positions,
+    seen,
+    trunk=trunk,
+    cache=(cache, t),
+    dtype=dtype,
+  )
+  return hidden[:, :, 0], cache
+
+
+def forward(
+  c: Config,
+  params: PyTree,
+  tokens: Int[Array, 'Q G C'],
+  positions: Int[Array, 'Q G C'],
+  mask: Bool[Array, '#Q #G C S'],
+  *,
+  trunk: Trunk | None = None,
+  cache: tuple[list[KV], Array] | None = None,
+  dtype,
+  remat: str = 'none',
+) -> tuple[Float[Array, 'Q G C D'], KV | list[KV]]:
+  """The decoder.
+
+  Args:
+    c: sizes.
+    params: as declared, or with the layers as a list.
+    tokens, positions: of this call's tokens.
+    mask: own slots each token sees; S = C without a cache.
+    trunk: keys and values shared by a group.
+    cache: a KV [Q G K S H] a layer, and the slot to write this call's at.
+    dtype: of matmuls and of the keys and values returned.
+    remat: 'none', 'full' (keep only each layer's input) or 'dots' (keep
+      matmul results without batch dimensions).
+
+  Returns:
+    Hidden states after the final norm, and this call's keys and values
+    stacked over layers ([L Q G K C H]), or the updated cache.
+  """
+  frequencies = attention.rope_frequencies(
+    c.head_dim, theta=c.rope_theta, scaling=c.rope_scaling
+  )
+  x = params['embed'][tokens].astype(dtype)
+  one_layer = functools.partial(
+    _layer, c, positions=positions, frequencies=frequencies, mask=mask
+  )
+
+  if isinstance(params['layers'], list):
+    kvs = []
+    for i, weights in enumerate(params['layers']):
+      shared = None if trunk is None else _layer_of(trunk, i)
+      own = None if cache is None else (cache[0][i], cache[1])
+      x, kv = one_layer(x, weights, shared, own)
+      kvs.append(kv)
+    if cache is None:
+      kvs = jax.tree.map(lambda *xs: jnp.stack(xs), *kvs)
+  else:
+
+    def body(x, layer):
+      weights, kv = layer
+      shared = None if kv is None else (kv.k, kv.v, trunk.mask)
+      return one_layer(x, weights, shared, None)
+
+    kv = None if trunk is None else trunk.kv
+    x, kvs = jax.lax.scan(
+      _rematerialise(body, remat), x, (params['layers'], kv)
+    )
+  return rms_norm(x, params['final_norm'], c.norm_eps), kvs
+
+
+def head(params: PyTree) -> Float[Array, 'V D']:
+  """The matrix that turns hidden states into logits."""
+  return params['head'] if 'head' in params else params['embed']
+
+
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
+  """x / rms(x) * scale over the last axis, in fp32 (arXiv 1910.07467)."""
+  wide = x.astype(jnp.float32)
+  wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + eps)
+  return (wide * scale).astype(x.dtype)
+
+
+def _layer(c, x, w, trunk, cache, *, positions, frequencies, mask):
+  """One block; `trunk` and `cache` are this layer's."""
+  w = jax.tree.map(lambda p: p.astype(x.dtype), w)
+  y = rms_norm(x, w['attn_norm'], c.norm_eps)
+  q, k, v = (_heads(y, w, name) for name in 'qkv')
+  if c.qk_norm:
+    q = rms_norm(q, w['q_norm'], c.norm_eps)
+    k = rms_norm(k, w['k_norm'], c.norm_eps)
+  q = attention.rope(q, positions, frequencies)
+  k = attention.rope(k, positions, frequencies)
+  if cache is None:
+    kv = KV(k=k, v=v)
+  else:
+    past, t = cache
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=3)
+    kv = KV(k=write(past.k, k, t), v=write(past.v, v, t))
+  y = attention.attend(q, kv.k, kv.v, mask, trunk)
+  y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
+  x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))
+  y = rms_norm(x, w['mlp_norm'], c.norm_eps)
+  y = jax.nn.silu(_linear(y, w['gate'])) * _linear(y, w['up'])
+  return x + _linear(y, w['down']), kv
+
+
+def _linear(x, w):
+  """x [Q G C in] by w [out in], as one plain matrix product."""
+  flat = x.reshape(-1, x.shape[-1])
+  out = jnp.einsum('ni,oi->no', flat, w)
+  return out.reshape(*x.shape[:-1], w.shape[0])
+
+
+def _heads(x, w, name):
+  """Projection 'q', 'k' or 'v' of x [Q G C D], as [Q G N C H]."""
+  matrix = w[name]
+  y = _linear(x, matrix.reshape(-1, matrix.shape[-1]))
+  y = y.reshape(*x.shape[:3], *matrix.shape[:2])
+  if f'{name}_bias' in w:
+    y = y + w[f'{name}_bias']
+  return jnp.swapaxes(y, 2, 3)
+
+
+def _layer_of(trunk, i):
+  return trunk.kv.k[i], trunk.kv.v[i], trunk.mask
+
+
+def _rematerialise(body, policy):
+  if policy == 'none':
+    return body
+  policies = {
+    'full': None,
+    'dots': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  }
+  if policy not in policies:
+    raise ValueError(f'updates.remat={policy!r} is not one of none, full, dots')
+  return jax.checkpoint(body, policy=policies[policy], prevent_cse=False)

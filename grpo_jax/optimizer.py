@@ -1,0 +1,86 @@
+"""The optax chain: clip, Adam moments, decoupled decay, schedule."""
+
+import jax
+import optax
+
+from grpo_jax.models.params import name
+from grpo_jax.structs import PyTree
+
+
+def adamw(
+  *,
+  learning_rate: float,
+  schedule: str,
+  warmup_steps: int,
+  total_steps: int,
+  final_fraction: float,
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  clip_norm: float,
+) -> optax.GradientTransformation:
+  """AdamW (1711.05101) with clipping by global norm.
+
+  Args:
+    learning_rate: peak.
+    schedule: 'constant', 'linear' or 'cosine' from the peak to
+      `final_fraction` of it at `total_steps`.
+    warmup_steps: updates of linear warm-up; the first one already moves.
+    total_steps: optimizer updates in the run.
+    final_fraction: last learning rate over the peak.
+    b1, b2, eps: Adam's.
+    weight_decay: of matrices only, times the learning rate.
+    clip_norm: largest global gradient norm; 0 does not clip.
+  """
+  rate = learning_rates(
+    learning_rate=learning_rate,
+    schedule=schedule,
+    warmup_steps=warmup_steps,
+    total_steps=total_steps,
+    final_fraction=final_fraction,
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    optax.add_decayed_weights(weight_decay, mask=_is_matrix),
+    optax.scale_by_learning_rate(rate),
+  )
+
+
+def learning_rates(
+  *,
+  learning_rate: float,
+  schedule: str,
+  warmup_steps: int,
+  total_steps: int,
+  final_fraction: float,
+) -> optax.Schedule:
+  """Learning rate by number of updates already applied."""
+  decay_steps = max(total_steps - warmup_steps, 1)
+  end = learning_rate * final_fraction
+  decays = {
+    'constant': lambda: optax.constant_schedule(learning_rate),
+    'linear': lambda: optax.linear_schedule(learning_rate, end, decay_steps),
+    'cosine': lambda: optax.cosine_decay_schedule(
+      learning_rate, decay_steps, final_fraction
+    ),
+  }
+  if schedule not in decays:
+    raise ValueError(
+      f'optimizer.schedule={schedule!r} is not one of {", ".join(decays)}'
+    )
+  if not warmup_steps:
+    return decays[schedule]()
+  # From 1/warmup, not from 0: an update at rate 0 is a wasted rollout.
+  warmup = optax.linear_schedule(
+    learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1)
+  )
+  return optax.join_schedules([warmup, decays[schedule]()], [warmup_steps])
+
+
+def _is_matrix(params: PyTree) -> PyTree:
+  def one(path, _):
+    return not name(path).endswith(('norm', 'bias'))
+
+  return jax.tree_util.tree_map_with_path(one, params)

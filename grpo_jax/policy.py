@@ -1,0 +1,170 @@
+"""A policy: model, tokenizer, mesh, and where its parameters come from."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from grpo_jax import checkpoints, sharding
+from grpo_jax import tokenizer as tokenizer_lib
+from grpo_jax.models import families, gguf, hf, transformer
+from grpo_jax.models import params as params_lib
+from grpo_jax.structs import PyTree
+from grpo_jax.tokenizer import Tokenizer
+
+MODEL_FOLDER = 'model'  # of a workdir: config.json and tokenizer, no weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """Everything about a policy but its numbers."""
+
+  model: transformer.Config
+  tokenizer: Tokenizer
+  declared: PyTree  # of models.params.Param
+  mesh: Mesh
+  rules: Mapping  # 'train' and 'sample': logical axis -> mesh axes
+  dtype: jnp.dtype  # of matmuls and caches
+  load: Callable[[PyTree], PyTree]  # shardings -> fp32 parameters
+  files: Mapping[str, str]  # texts of an HF folder, without the weights
+
+  @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Every token that ends a completion."""
+    return self.tokenizer.eos_ids
+
+  def shardings(self, rules: str) -> PyTree:
+    """A NamedSharding per parameter, by rules 'train' or 'sample'."""
+    return sharding.param_shardings(self.declared, self.mesh, self.rules[rules])
+
+  def params(self) -> PyTree:
+    """The parameters it starts from, in fp32, by the training rules."""
+    return self.load(self.shardings('train'))
+
+  def write_model(self, workdir: str | os.PathLike) -> None:
+    """Writes `workdir/model/`: all of an HF folder but the weights."""
+    folder = pathlib.Path(workdir) / MODEL_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in self.files.items():
+      (folder / name).write_text(text, encoding='utf-8')
+
+
+def open_policy(cfg) -> Policy:
+  """The policy that `cfg.init_from` names, or a fresh one.
+
+  Raises:
+    ValueError, FileNotFoundError: nothing usable is there; says what to do.
+  """
+  source = cfg.init_from
+  if not source:
+    model, tokenizer, load, files = _fresh(cfg)
+  elif source.endswith('.gguf'):
+    model, tokenizer, load, files = _from_gguf(source)
+  elif (pathlib.Path(source) / MODEL_FOLDER).is_dir():
+    model, tokenizer, load, files = _from_run(source)
+  else:
+    model, tokenizer, load, files = _from_folder(source)
+  if tokenizer.vocab_size > model.vocab_size:
+    raise ValueError(
+      f'{source}: the tokenizer has {tokenizer.vocab_size} tokens, the model '
+      f'rows for {model.vocab_size} only; they are not of the same model'
+    )
+  return Policy(
+    model=model,
+    tokenizer=tokenizer,
+    declared=transformer.declare(model),
+    mesh=sharding.make_mesh(cfg.mesh),
+    rules=cfg.rules.to_dict(),
+    dtype=_dtype(cfg.dtype),
+    load=load,
+    files=files,
+  )
+
+
+def _fresh(cfg):
+  if not cfg.tokenizer.alphabet:
+    raise ValueError(
+      'nothing to start from: set init_from to a run, a Hugging Face folder '
+      'or a .gguf file, or tokenizer.alphabet for a fresh model'
+    )
+  tokenizer = tokenizer_lib.char(
+    alphabet=cfg.tokenizer.alphabet, specials=tuple(cfg.tokenizer.specials)
+  )
+  model = transformer.Config(
+    **cfg.model.to_dict(), vocab_size=tokenizer.vocab_size
+  )
+  declared = transformer.declare(model)
+
+  def load(shardings):
+    draw = functools.partial(params_lib.init, declared)
+    key = jax.random.key(cfg.seed)
+    return jax.jit(draw, out_shardings=shardings)(key)
+
+  files = _tokenizer_texts(tokenizer) | {
+    'config.json': json.dumps(families.of_config(model).to_hf(model), indent=2)
+  }
+  return model, tokenizer, load, files
+
+
+def _from_gguf(path):
+  file = gguf.read(path)
+  with tempfile.TemporaryDirectory() as folder:
+    for name, text in file.files.items():
+      (pathlib.Path(folder) / name).write_text(text, encoding='utf-8')
+    tokenizer = tokenizer_lib.from_folder(folder)
+  files = file.files | {'config.json': json.dumps(file.hf_config, indent=2)}
+  load = lambda shardings: gguf.load(file, shardings=shardings)
+  return file.config, tokenizer, load, files
+
+
+def _from_run(workdir):
+  folder = pathlib.Path(workdir) / MODEL_FOLDER
+  model = hf.read_config(folder)
+
+  def load(shardings):
+    target = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      params_lib.abstract(transformer.declare(model)),
+      shardings,
+    )
+    return checkpoints.restore_params(workdir, target)[1]
+
+  return model, tokenizer_lib.from_folder(folder), load, _texts(folder)
+
+
+def _from_folder(folder):
+  model = hf.read_config(folder)
+  load = lambda shardings: hf.load(folder, shardings=shardings)
+  return model, tokenizer_lib.from_folder(folder), load, _texts(folder)
+
+
+def _tokenizer_texts(tokenizer):
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer.save(folder)
+    return _texts(folder)
+
+
+def _texts(folder):
+  """Small text files of an HF folder: configs, tokenizer, template."""
+  names = ('*.json', '*.jinja', 'vocab.txt', 'merges.txt')
+  paths = [p for name in names for p in pathlib.Path(folder).glob(name)]
+  return {
+    p.name: p.read_text(encoding='utf-8')
+    for p in sorted(paths)
+    if not p.name.endswith('.safetensors.index.json')
+  }
+
+
+def _dtype(name):
+  if name == 'auto':
+    name = 'bfloat16' if jax.default_backend() == 'tpu' else 'float32'
+  if name not in ('bfloat16', 'float32'):
+    raise ValueError(f'dtype={name!r} is not one of auto, bfloat16, float32')
+  return jnp.dtype(name)

@@ -1,0 +1,27 @@
+"""Counts of what went wrong while grading, for the metrics of a run.
+
+Grading runs in threads and must not stop a step, so faults are counted here
+and logged once a name instead of being raised.
+"""
+
+import collections
+import logging
+import threading
+
+_counts: collections.Counter = collections.Counter()
+_lock = threading.Lock()
+
+
+def record(name: str, message: str):
+  """Counts one fault of that name and logs the first."""
+  with _lock:
+    _counts[name] += 1
+    first = _counts[name] == 1
+  if first:
+    logging.getLogger(__name__).warning('%s: %s', name, message)
+
+
+def faults() -> dict[str, int]:
+  """Faults so far in this process: {'correct/raised': 3, ...}."""
+  with _lock:
+    return dict(_counts)

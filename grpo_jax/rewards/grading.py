@@ -1,0 +1,121 @@
+"""Completions to arrays of rewards, and several rewards to one.
+
+Stage 5 of a step: `grade` applies every reward function to every completion,
+`combine` turns the components into the reward that advantages are made of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import math
+from typing import Any
+
+import numpy as np
+
+from grpo_jax.rewards.fault_counts import record
+
+Components = Mapping[str, 'float | np.ndarray']
+
+
+def grade(
+  completions: Sequence[Sequence[str]],
+  examples: Sequence[Any],
+  fns: Mapping[str, Callable[[str, Any], float | None]],
+  *,
+  threads: int = 8,
+) -> dict[str, np.ndarray]:
+  """Every reward of every completion.
+
+  Threads let rewards that wait for a worker process overlap. A reward of None
+  or NaN means there is none: it stays NaN, to be excluded, and is not a zero.
+  A function that raises, or returns an infinity, is a bug in the function: the
+  item scores 0, and the fault is counted and logged once (`faults`).
+
+  Args:
+    completions: Q lists of G texts.
+    examples: Q examples.
+    fns: reward functions by name.
+    threads: how many items are graded at once.
+
+  Returns:
+    name -> [Q G] float32, in the order of the completions.
+
+  Raises:
+    ValueError: the completions do not form a Q x G table.
+  """
+  sizes = {len(group) for group in completions}
+  if len(completions) != len(examples) or len(sizes) > 1:
+    raise ValueError(
+      f'{len(completions)} groups of sizes {sorted(sizes)} for '
+      f'{len(examples)} examples: one group each, all of one size, is needed'
+    )
+  group_size = sizes.pop() if sizes else 0
+  pairs = [
+    (completion, example)
+    for group, example in zip(completions, examples, strict=True)
+    for completion in group
+  ]
+  # map() returns in the order of its input, whatever finishes first.
+  with ThreadPoolExecutor(max_workers=threads) as pool:
+    columns = {
+      name: pool.map(_guarded(name, fn), pairs) for name, fn in fns.items()
+    }
+    return {
+      name: np.array(list(column), np.float32).reshape(-1, group_size)
+      if pairs
+      else np.zeros((len(completions), group_size), np.float32)
+      for name, column in columns.items()
+    }
+
+
+def combine(
+  components: Components, *, weights: Mapping[str, float], gate: str = ''
+):
+  """The weighted sum of the components, or 0 where the gate is not 1.
+
+  Adding a format reward pays for wrong but tidy answers, because group
+  normalisation only sees ranks; a gate pays for the rest only where the format
+  is right. A component without a weight is only reported. A missing (NaN)
+  component makes the sum NaN where it would count.
+
+  Args:
+    components: name -> float or [Q G] array.
+    weights: name -> factor.
+    gate: name of a component that must be exactly 1, or '' for none.
+
+  Returns:
+    A float, or float32 like the components.
+  """
+  unknown = [n for n in (*weights, gate) if n and n not in components]
+  if unknown or not weights:
+    raise ValueError(
+      f'rewards {unknown} have a weight or gate but no function; functions: '
+      f'{sorted(components)}, weights: {sorted(weights)}'
+    )
+  total = sum(
+    factor * np.asarray(components[name], np.float32)
+    for name, factor in weights.items()
+    if factor != 0.0
+  )
+  shape = np.shape(next(iter(components.values())))
+  total = np.broadcast_to(np.asarray(total, np.float32), shape)
+  if gate:
+    opened = np.asarray(components[gate], np.float32)
+    total = np.where(opened == 1.0, total, np.float32(0.0))
+    total = np.where(np.isnan(opened), np.float32(np.nan), total)
+  return float(total) if shape == () else np.array(total, np.float32)
+
+
+def _guarded(name: str, fn):
+  def call(pair):
+    try:
+      value = fn(*pair)
+      value = math.nan if value is None else float(value)
+    except Exception as error:
+      record(f'{name}/raised', f'{type(error).__name__}: {error}')
+      return 0.0
+    if math.isinf(value):
+      record(f'{name}/raised', f'returned {value}')
+      return 0.0
+    return value
+
+  return call

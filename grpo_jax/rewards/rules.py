@@ -1,0 +1,82 @@
+"""Rewards by rule: correctness, number, format, and two controls.
+
+Stage 5 of a step. Every function here is a factory `name(*, task, ...)` that
+returns `reward(completion: str, example) -> float`. A reward is total: any
+text gives a number, never an exception. `task` is the task being trained on;
+only `correct` asks it anything, but all take it, so that a config can choose
+any of them by name.
+"""
+
+from collections.abc import Callable
+import hashlib
+from typing import Any
+
+from grpo_jax.rewards import text
+
+Reward = Callable[[str, Any], float]
+
+
+def correct(*, task, extract: str = 'tags') -> Reward:
+  """1.0 where the task accepts the answer.
+
+  Args:
+    task: its `verify(answer, example)` judges the extracted text.
+    extract: 'tags' (strict: the one answer pair, at the end), 'boxed',
+      'last_number', or 'lenient' (last answer pair, else box, else number).
+  """
+  find = text.extractor(extract)
+
+  def reward(completion, example):
+    answer = find(completion)
+    if text.is_empty(answer):
+      return 0.0
+    return float(task.verify(answer, example))
+
+  return reward
+
+
+def number(*, task, extract: str = 'tags') -> Reward:
+  """1.0 where the answer is a number exactly equal to `example.answer`."""
+  del task
+  find = text.extractor(extract)
+  return lambda completion, example: float(
+    text.same_number(find(completion), example.answer)
+  )
+
+
+def format(*, task, thought: bool = True) -> Reward:
+  """1.0 for <think>..</think><answer>..</answer> and nothing else.
+
+  Both must hold something. `thought=False` also accepts an answer pair alone.
+  """
+  del task
+  return lambda completion, example: float(
+    text.well_formed(completion, thought=thought)
+  )
+
+
+def random(*, task, seed: int = 0, p: float = 0.5) -> Reward:
+  """1.0 with probability p, by a coin that ignores what is right: a control.
+
+  The coin is a hash of seed, prompt and completion. The prompt is part of it,
+  or the control could be learned: the same lucky text would win everywhere.
+  """
+  del task
+  if not 0.0 <= p <= 1.0:
+    raise ValueError(f'p={p} must be a probability between 0 and 1')
+
+  def reward(completion, example):
+    # repr keeps lone surrogates, which UTF-8 cannot encode.
+    content = repr((seed, example.prompt, completion)).encode(
+      'utf-8', 'backslashreplace'
+    )
+    draw = int.from_bytes(hashlib.sha256(content).digest()[:8], 'big')
+    return float(draw < p * 2**64)
+
+  return reward
+
+
+def constant(*, task, value: float = 0.0) -> Reward:
+  """The same reward for everything: a control with no gradient."""
+  del task
+  return lambda completion, example: float(value)

@@ -1,0 +1,129 @@
+"""Opens the workdir of a run, under way or over, for notebooks and reports.
+
+  run = open_run('runs/countdown')
+  run.config.algorithm.kl_coef
+  plt.plot(run.metrics['step'], run.metrics['reward/mean'])
+  best = sorted(run.samples(), key=lambda row: -row['advantage'])
+
+A workdir holds config.json, model/ (a Hugging Face folder without weights),
+checkpoints/, metrics.jsonl, samples.jsonl and, once evaluated, eval.json.
+Nothing here writes. Every access reads the files anew.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from grpo_jax import checkpoints, metrics
+from grpo_jax.structs import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run has left in its workdir."""
+
+  workdir: pathlib.Path
+
+  @property
+  def config(self) -> ml_collections.ConfigDict:
+    """The whole config that the run was started with."""
+    return ml_collections.ConfigDict(_json(self.workdir / 'config.json'))
+
+  @property
+  def metrics(self) -> dict[str, np.ndarray]:
+    """Curves: 'step' int64 [n], and float64 [n] by name, NaN where missing.
+
+    Rows of the same step are merged, the later one overwriting.
+    """
+    by_step = {}
+    for row in metrics.read_rows(self._file(metrics.METRICS)):
+      by_step.setdefault(row['step'], {}).update(row)
+    rows = [by_step[step] for step in sorted(by_step)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    curves = {
+      name: np.array([_number(row.get(name)) for row in rows], np.float64)
+      for name in names
+      if name != 'step'
+    }
+    return {'step': np.array(sorted(by_step), np.int64), **curves}
+
+  def samples(self, step: int | None = None) -> list[dict[str, Any]]:
+    """Sampled completions with their rewards, of one step or of all."""
+    rows = metrics.read_rows(self._file(metrics.SAMPLES))
+    return [r for r in rows if step is None or r['step'] == step]
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints, ascending."""
+    return checkpoints.steps(self.workdir)
+
+  def params(self, step: int | None = None) -> PyTree:
+    """Parameters as numpy arrays; of the newest checkpoint by default.
+
+    Raises:
+      FileNotFoundError: no checkpoint, or not that step.
+    """
+    return checkpoints.restore_params(self.workdir, step=step)[1]
+
+  def tokenizer(self):
+    """The run's `tokenizer.Tokenizer`."""
+    # Here and below: curves do not need the packages that these import.
+    from grpo_jax import tokenizer
+
+    return tokenizer.from_folder(self.workdir / 'model')
+
+  def model_config(self):
+    """The run's `models.transformer.Config`."""
+    from grpo_jax.models import hf
+
+    return hf.read_config(self.workdir / 'model')
+
+  @property
+  def eval(self) -> dict[str, Any] | None:
+    """What `grpo_jax.evaluate` found, or None if it has not run."""
+    path = self.workdir / 'eval.json'
+    return _json(path) if path.exists() else None
+
+  def _file(self, name):
+    path = self.workdir / name
+    if not path.exists():
+      raise FileNotFoundError(
+        f'{path} does not exist: the run has not come to its first step, or '
+        'it ran elsewhere'
+      )
+    return path
+
+
+def open_run(workdir: str | os.PathLike) -> Run:
+  """Opens a run.
+
+  Raises:
+    FileNotFoundError: no such folder, or it is not a run's.
+  """
+  path = pathlib.Path(workdir).expanduser().resolve()
+  if not path.is_dir():
+    raise FileNotFoundError(f'{path}: no such folder')
+  if not (path / 'config.json').exists():
+    inside = sorted(p.parent.name for p in path.glob('*/config.json'))
+    remedy = f'; did you mean one of {inside}?' if inside else ''
+    raise FileNotFoundError(
+      f'{path} is not the workdir of a run: it has no config.json{remedy}'
+    )
+  return Run(path)
+
+
+def _json(path):
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}') from None
+
+
+def _number(value):
+  # Non-finite values are written by name: 'nan', 'inf', '-inf'.
+  return np.nan if value is None else float(value)

@@ -1,0 +1,305 @@
+"""Grouped sampling: one prefill a prompt, jitted decode of all Q x G branches.
+
+The decode loop runs in growing capacities (chunk, 2 chunk, 4 chunk, ...): a
+`while_loop` per capacity that ends early when every branch is done, so cost
+follows the longest completion and not the limit. Between them the host only
+looks at one flag.
+
+Noise is one uniform number per (seed, step, prompt, sample, position), turned
+into a token by inverse CDF: it does not depend on the mesh, on the batch or on
+the order of work.
+"""
+
+from collections.abc import Callable
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from grpo_jax.logprobs import policy_logits
+from grpo_jax.structs import Array, KV, Prompts, PyTree, Rollout, Trunk
+
+BLOCK = 128  # inverse CDF: first over blocks of the vocabulary, then within
+
+
+@struct.dataclass
+class Decoding:
+  """The state of a decode loop. S is the current capacity."""
+
+  t: Array  # int32 scalar, the slot to decode next
+  token: Array  # [Q G] int32, goes into slot t
+  done: Array  # [Q G] bool
+  targets: Array  # [Q G S] int32
+  logprobs: Array  # [Q G S] float32
+  length: Array  # [Q G] int32, tokens sampled, EOS included
+  cache: list[KV]  # [Q G K S H] a layer
+
+
+def sample(
+  prefill: Callable,
+  start: Callable,
+  decode: Callable,
+  grow: Callable,
+  finish: Callable,
+  params: PyTree,
+  prompts: Prompts,
+  key: Array,
+  *,
+  max_length: int,
+  chunk: int,
+  first: int = 0,
+) -> Rollout:
+  """Samples a group per prompt, driving five compiled programs.
+
+  Args:
+    prefill: (params, prompts) -> Trunk.
+    start: (prompts, key, first) -> (Decoding, row keys [Q G]).
+    decode: (params, trunk, decoding, row keys) -> (decoding, finished).
+    grow: (decoding, capacity) -> decoding.
+    finish: (decoding, prompts) -> Rollout.
+    params: the published policy.
+    prompts: Q prompts.
+    key: of the step.
+    max_length: C, the most tokens a completion may have.
+    chunk: first capacity.
+    first: number of the first prompt, in the keys of the noise.
+
+  Returns:
+    Rollout with C = the last capacity reached.
+  """
+  trunk = prefill(params, prompts)
+  state, keys = start(prompts, key, first)
+  for capacity in capacities(max_length, chunk):
+    if capacity > state.targets.shape[2]:
+      state = grow(state, capacity)
+    state, finished = decode(params, trunk, state, keys)
+    if finished:
+      break
+  return finish(state, prompts)
+
+
+def capacities(max_length: int, chunk: int) -> list[int]:
+  """chunk, 2 chunk, 4 chunk, ... up to and including `max_length`."""
+  sizes = [min(chunk, max_length)]
+  while sizes[-1] < max_length:
+    sizes.append(min(2 * sizes[-1], max_length))
+  return sizes
+
+
+def start_decoding(
+  last: Int[Array, 'Q'],
+  *,
+  group_size: int,
+  capacity: int,
+  cache_shape: tuple[int, int, int],
+  dtype,
+) -> Decoding:
+  """Empty branches. `cache_shape` is (layers, kv heads, head size)."""
+  layers, kv_heads, head_dim = cache_shape
+  rows = (last.shape[0], group_size)
+  empty = jnp.zeros((*rows, kv_heads, capacity, head_dim), dtype)
+  return Decoding(
+    t=jnp.zeros((), jnp.int32),
+    token=jnp.broadcast_to(last[:, None], rows),
+    done=jnp.zeros(rows, bool),
+    targets=jnp.zeros((*rows, capacity), jnp.int32),
+    logprobs=jnp.zeros((*rows, capacity), jnp.float32),
+    length=jnp.zeros(rows, jnp.int32),
+    cache=[KV(k=empty, v=empty) for _ in range(layers)],
+  )
+
+
+def row_keys(key: Array, rows: tuple[int, int], first: Array | int) -> Array:
+  """A key per (prompt, sample) of a step, prompts counted from `first`."""
+  prompts, samples = (jnp.arange(n) for n in rows)
+  prompts = prompts + first
+  fold = jax.random.fold_in
+  return jax.vmap(lambda q: jax.vmap(lambda g: fold(fold(key, q), g))(samples))(
+    prompts
+  )
+
+
+def decode(
+  params: PyTree,
+  trunk: Trunk,
+  state: Decoding,
+  keys: Array,
+  *,
+  step: Callable,
+  head: Callable,
+  stop_ids: tuple[int, ...],
+  vocab_size: int,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  min_p: float,
+) -> tuple[Decoding, Bool[Array, '']]:
+  """Decodes until the capacity is full or every branch has stopped.
+
+  Args:
+    params, trunk, state: of the policy, the prompts and the loop so far.
+    keys: from `row_keys`.
+    step: (params, tokens [Q G], t, trunk, cache) -> hidden [Q G D], cache.
+    head: params -> [V D].
+    stop_ids: every id that ends a completion.
+    vocab_size: ids from here on are padding and never sampled.
+    temperature, top_k, top_p, min_p: see `choose`.
+
+  Returns:
+    The state, and whether all branches are done.
+  """
+  capacity = state.targets.shape[2]
+  stop = jnp.array(stop_ids, jnp.int32)
+
+  def running(state):
+    return (state.t < capacity) & ~state.done.all()
+
+  def body(state):
+    hidden, cache = step(params, state.token, state.t, trunk, state.cache)
+    uniform = _uniform(keys, state.t)
+    # Greedy ignores the temperature, which must not divide by zero.
+    scale = temperature if temperature > 0 else 1.0
+    logits = policy_logits(hidden, head(params), scale, vocab_size)
+    token, logprob = choose(
+      logits,
+      uniform,
+      greedy=temperature == 0,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
+    write = jax.lax.dynamic_update_index_in_dim
+    alive = ~state.done
+    token = jnp.where(alive, token, 0)
+    logprob = jnp.where(alive, logprob, 0.0)
+    return Decoding(
+      t=state.t + 1,
+      token=token,
+      done=state.done | jnp.isin(token, stop) & alive,
+      targets=write(state.targets, token, state.t, 2),
+      logprobs=write(state.logprobs, logprob, state.t, 2),
+      length=state.length + alive,
+      cache=cache,
+    )
+
+  state = jax.lax.while_loop(running, body, state)
+  return state, state.done.all()
+
+
+def grow_decoding(state: Decoding, capacity: int) -> Decoding:
+  """The same state with room for `capacity` slots."""
+
+  extra = capacity - state.targets.shape[2]
+
+  def pad(x, axis):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, extra)
+    return jnp.pad(x, widths)
+
+  return state.replace(
+    targets=pad(state.targets, 2),
+    logprobs=pad(state.logprobs, 2),
+    cache=jax.tree.map(lambda x: pad(x, 3), state.cache),
+  )
+
+
+def finish_decoding(state: Decoding, prompts: Prompts) -> Rollout:
+  """Branches from what was decoded."""
+  first = jnp.broadcast_to(prompts.last[:, None, None], (*state.token.shape, 1))
+  slots = jnp.arange(state.targets.shape[2])
+  return Rollout(
+    inputs=jnp.concatenate([first, state.targets[:, :, :-1]], -1),
+    targets=state.targets,
+    mask=slots < state.length[:, :, None],
+    logprobs=state.logprobs,
+  )
+
+
+def choose(
+  logits: Float[Array, 'Q G V'],
+  uniform: Float[Array, 'Q G'],
+  *,
+  greedy: bool,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_p: float = 0.0,
+) -> tuple[Int[Array, 'Q G'], Float[Array, 'Q G']]:
+  """Picks a token and its logprob under the distribution picked from.
+
+  Args:
+    logits: fp32, over the temperature.
+    uniform: in [0, 1).
+    greedy: the most likely token; the logprob is then 0, that of certainty.
+    top_k: keep the k most likely; 0 keeps all.
+    top_p: keep the smallest set of at least this mass (1904.09751).
+    min_p: keep tokens at least this fraction of the largest probability.
+  """
+  if greedy:
+    token = jnp.argmax(logits, -1).astype(jnp.int32)
+    return token, jnp.zeros(token.shape, jnp.float32)
+  logits = _filter(logits, top_k=top_k, top_p=top_p, min_p=min_p)
+  top = logits.max(-1, keepdims=True)
+  mass = jnp.exp(logits - top)
+  token = inverse_cdf(mass, uniform)
+  total = top[..., 0] + jnp.log(mass.sum(-1))
+  picked = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
+  return token, picked - total
+
+
+def inverse_cdf(
+  mass: Float[Array, 'Q G V'], uniform: Float[Array, 'Q G']
+) -> Int[Array, 'Q G']:
+  """First index whose cumulative mass exceeds uniform * total.
+
+  In two levels, since a cumulative sum over a whole vocabulary is slow: the
+  block of the vocabulary, then the token within it. Never a token of mass 0.
+  """
+  pad = -mass.shape[-1] % BLOCK
+  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, pad)))
+  mass = mass.reshape(*mass.shape[:2], -1, BLOCK)
+  by_block = jnp.cumsum(mass.sum(-1), -1)
+  aim = uniform[..., None] * by_block[..., -1:]
+  block = _first_above(by_block, aim, mass.sum(-1))
+  before = jnp.where(
+    block > 0,
+    jnp.take_along_axis(by_block, jnp.maximum(block - 1, 0), -1),
+    0.0,
+  )
+  inside = jnp.take_along_axis(mass, block[..., None], 2)[:, :, 0]
+  offset = _first_above(jnp.cumsum(inside, -1), aim - before, inside)
+  return (block * BLOCK + offset)[..., 0].astype(jnp.int32)
+
+
+def _first_above(cumulative, aim, mass):
+  """First index with cumulative > aim, or the last with mass (rounding)."""
+  first = jnp.sum(cumulative <= aim, -1, keepdims=True)
+  places = jnp.arange(mass.shape[-1])
+  last = jnp.max(jnp.where(mass > 0, places, 0), -1, keepdims=True)
+  # Rounding may also point before any mass: then the first with mass.
+  lowest = jnp.argmax(mass > 0, -1, keepdims=True)
+  return jnp.clip(first, lowest, last)
+
+
+def _filter(logits, *, top_k, top_p, min_p):
+  if top_k:
+    kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+    logits = jnp.where(logits < kth, -jnp.inf, logits)
+  if top_p < 1:
+    probs = jax.nn.softmax(logits, -1)
+    ordered = -jnp.sort(-probs, -1)
+    before = jnp.cumsum(ordered, -1) - ordered
+    # The smallest probability that still belongs to the set.
+    floor = jnp.min(
+      jnp.where(before < top_p, ordered, jnp.inf), -1, keepdims=True
+    )
+    logits = jnp.where(probs < floor, -jnp.inf, logits)
+  if min_p > 0:
+    floor = logits.max(-1, keepdims=True) + jnp.log(min_p)
+    logits = jnp.where(logits < floor, -jnp.inf, logits)
+  return logits
+
+
+def _uniform(keys, t):
+  draw = lambda key: jax.random.uniform(jax.random.fold_in(key, t))
+  return jax.vmap(jax.vmap(draw))(keys)

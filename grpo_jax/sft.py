@@ -1,0 +1,117 @@
+"""Supervised fine-tuning and pretraining: `python -m grpo_jax.sft ...`
+
+The same trunk and branches as RL, with one given completion a prompt and
+token-mean cross entropy. `sft.loss_on='everything'` trains on prompts too:
+language-model pretraining.
+"""
+
+import pathlib
+
+from grpo_jax import (
+  cli,
+  config,
+  layout,
+  losses,
+  policy,
+  programs,
+  questions,
+  sharding,
+)  # fmt: skip
+from grpo_jax.loop import Loop, Outcome
+
+SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
+
+
+def run(cfg, workdir: pathlib.Path) -> None:
+  """Fine-tunes from `cfg.init_from`, or goes on where `workdir` stopped."""
+  stopping = cli.shutdown_requested()
+  pol = policy.open_policy(cfg)
+  validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
+  trainer = programs.trainer(
+    pol,
+    cfg,
+    objective=losses.supervised,
+    weigh=losses.token_mean,
+    # Temperature 1: the likelihood itself.
+    scoring=programs.score(
+      pol,
+      temperature=1.0,
+      remat=cfg.updates.remat,
+      logits_chunk=cfg.updates.logits_chunk,
+    ),
+    updates=cfg.steps,
+    reference=False,
+  )
+  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  rows = sharding.rows(pol.mesh, pol.rules['train'])
+
+  def prepare(step):
+    examples = ask.of_step(step, cfg.sft.batch_size)
+    host = lay_out(
+      ask,
+      examples,
+      loss_on=cfg.sft.loss_on,
+      max_length=cfg.sft.max_length,
+      multiple=cfg.updates.length_multiple,
+    )
+    return int(host.mask.sum()), sharding.put(host, rows)
+
+  def step(state, index, inputs, timers):
+    tokens, batch = inputs
+    rate = trainer.learning_rate(state.step)
+    state, update = trainer.update(state, batch)
+    values = {'learning_rate': rate, 'tokens': tokens}
+    return Outcome(state=state, updates=[update], tokens=tokens, values=values)
+
+  loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
+  loop.run(
+    prepare=prepare,
+    step=step,
+    publish=programs.publish(pol),
+    stopping=stopping,
+  )
+
+
+def validate(cfg, *, row_ways: int) -> None:
+  """ValueError for numbers that do not fit together."""
+  if cfg.sft.loss_on not in ('completion', 'everything'):
+    raise ValueError(
+      f'sft.loss_on={cfg.sft.loss_on!r} is not one of completion, everything'
+    )
+  config.divides(
+    cfg.sft.batch_size,
+    {'updates.microbatches': cfg.updates.microbatches, 'devices': row_ways},
+    field='sft.batch_size',
+  )
+
+
+def lay_out(ask, examples, *, loss_on, max_length, multiple):
+  """A Batch [Q 1 C] of the examples' completions, each with its EOS.
+
+  Raises:
+    ValueError: an example without a completion.
+  """
+  prompt_ids, completion_ids = [], []
+  for example in examples:
+    if not example.completion:
+      raise ValueError(
+        f'the task gives no completion to learn for {example.prompt!r}; name '
+        'the field that holds it (task.completion_field) or use another task'
+      )
+    prompt = ask.tokenizer.encode(ask.text(example.prompt))
+    completion = ask.tokenizer.encode(example.completion, start=False)
+    completion.append(ask.tokenizer.eos_ids[0])
+    if loss_on == 'everything':
+      prompt, completion = layout.whole_text(prompt + completion)
+    prompt_ids.append(prompt)
+    completion_ids.append([completion])
+  prompts = layout.prompts(
+    prompt_ids, max_length=ask.max_length, multiple=ask.multiple
+  )
+  return layout.branches(
+    prompts, completion_ids, max_length=max_length, multiple=multiple
+  )
+
+
+if __name__ == '__main__':
+  cli.main(run)

@@ -1,0 +1,155 @@
+"""Mesh, logical rules, and the shardings read off them.
+
+Parameters and arrays name their axes logically ('embed', 'prompts', ...); a
+dict of rules in the config maps each name to mesh axes. Everything here is
+bookkeeping: no numbers change with the mesh beyond fp32 rounding.
+"""
+
+from collections.abc import Mapping
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from grpo_jax.models.params import is_param, name
+from grpo_jax.structs import PyTree
+
+AXES = ('data', 'fsdp', 'tensor')
+LOGICAL = (
+  'prompts', 'samples', 'layers', 'embed', 'mlp', 'heads', 'kv_heads',
+  'head_dim', 'vocab',
+)  # fmt: skip
+
+
+def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
+  """A mesh over `devices` (all by default) with axes `AXES`.
+
+  Args:
+    shape: size of each axis; one of them may be -1 for 'the rest'.
+    devices: to lay out; `jax.devices()` when None.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [shape[axis] for axis in AXES]
+  given = math.prod(s for s in sizes if s != -1)
+  if sizes.count(-1) == 1 and given and len(devices) % given == 0:
+    sizes[sizes.index(-1)] = len(devices) // given
+  if math.prod(sizes) != len(devices) or min(sizes) < 1:
+    raise ValueError(
+      f'mesh {dict(shape)} does not cover {len(devices)} devices; set '
+      'mesh.data, mesh.fsdp and mesh.tensor so that they multiply to '
+      f'{len(devices)} (one may be -1 for the rest)'
+    )
+  # Auto: shardings inside jit are inferred by the compiler from the arguments.
+  return jax.make_mesh(
+    tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * 3
+  )
+
+
+def spec(axes: tuple[str | None, ...], rules: Mapping) -> PartitionSpec:
+  """PartitionSpec of an array with these logical axes.
+
+  Raises:
+    ValueError: an unknown logical or mesh axis, or a mesh axis used twice.
+  """
+  used, entries = [], []
+  for axis in axes:
+    if axis is None:
+      entries.append(None)
+      continue
+    if axis not in rules:
+      raise ValueError(
+        f'no rule for logical axis {axis!r}; rules name {sorted(rules)}'
+      )
+    target = rules[axis]
+    target = (target,) if isinstance(target, str) else tuple(target or ())
+    for mesh_axis in target:
+      if mesh_axis not in AXES:
+        raise ValueError(
+          f'rule {axis!r} names mesh axis {mesh_axis!r}; there are {AXES}'
+        )
+      if mesh_axis in used:
+        raise ValueError(
+          f'rules shard {axes} over mesh axis {mesh_axis!r} twice; change the '
+          f'rule of {axis!r}'
+        )
+      used.append(mesh_axis)
+    entries.append(target if len(target) != 1 else target[0])
+  return PartitionSpec(*(e if e else None for e in entries))
+
+
+def param_shardings(declared: PyTree, mesh: Mesh, rules: Mapping) -> PyTree:
+  """A NamedSharding per `Param`.
+
+  Raises:
+    ValueError: a dimension does not divide over its mesh axes.
+  """
+
+  def one(path, param):
+    partition = spec(param.axes, rules)
+    for size, axis, entry in zip(
+      param.shape, param.axes, partition, strict=True
+    ):
+      ways = _ways(mesh, entry)
+      if size % ways:
+        raise ValueError(
+          f'parameter {name(path)}: {axis}={size} does not divide over '
+          f'{ways} devices ({entry}); change the mesh or the rule of {axis!r}'
+        )
+    return NamedSharding(mesh, partition)
+
+  return jax.tree_util.tree_map_with_path(one, declared, is_leaf=is_param)
+
+
+def rows(mesh: Mesh, rules: Mapping) -> NamedSharding:
+  """Sharding of arrays that start with Q."""
+  return NamedSharding(mesh, spec(('prompts',), rules))
+
+
+def row_ways(mesh: Mesh, rules: Mapping) -> int:
+  """Over how many devices Q is split."""
+  return _ways(mesh, spec(('prompts',), rules)[0])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """On every device, whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def opt_state_shardings(
+  tx: optax.GradientTransformation,
+  abstract_params: PyTree,
+  shardings: PyTree,
+  mesh: Mesh,
+) -> PyTree:
+  """Moments like their parameters, the rest replicated.
+
+  `jit(tx.init)` would not inherit the parameters' shardings.
+  """
+  state = jax.eval_shape(tx.init, abstract_params)
+  return optax.tree_utils.tree_map_params(
+    tx,
+    lambda _, sharding: sharding,
+    state,
+    shardings,
+    transform_non_params=lambda _: replicated(mesh),
+  )
+
+
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  """Host arrays, the same on every process, to global device arrays."""
+
+  def one(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+  return jax.tree.map(one, tree)
+
+
+def _ways(mesh, entry):
+  axes = (entry,) if isinstance(entry, str) else (entry or ())
+  return math.prod(mesh.shape[axis] for axis in axes)

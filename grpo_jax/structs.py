@@ -1,0 +1,90 @@
+"""The arrays of a GRPO step and the letters of their axes.
+
+Axis letters, used in every signature and einsum of the project:
+  Q  prompts (questions) in a step       P  trunk tokens
+  G  samples per prompt (the group)      C  branch tokens
+  B  Q*G                                 S  slots of a branch cache (C so far)
+  D  model width    F  mlp width         L  layers
+  N  query heads    K  kv heads          R  N/K
+  H  head size      V  vocabulary        E  experts
+
+A group is one prompt and G completions, stored once as a trunk (the prompt
+without its last token) and G branches that start with that last token:
+
+  prompt     p1 .. pn            trunk   [Q P]    p1 .. p(n-1), left-padded
+  completion c1 .. cm (EOS)      inputs  [Q G C]  pn c1 .. c(m-1)
+                                 targets [Q G C]  c1 c2 .. cm
+                                 mask    [Q G C]  true on c1 .. cm
+
+The logits at `inputs[q, g, t]` score `targets[q, g, t]`: nothing is shifted
+outside `layout.py`. Masks come from lengths, never from token ids, because the
+pad token may be an EOS token.
+"""
+
+from typing import Any
+
+from flax import struct
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+@struct.dataclass
+class Prompts:
+  """Tokenised prompts of a step."""
+
+  trunk: Array  # [Q P] int32, left-padded prompt without its last token
+  trunk_mask: Array  # [Q P] bool
+  last: Array  # [Q] int32, the prompt's last token
+
+
+@struct.dataclass
+class KV:
+  """Keys (after RoPE) and values: trunk [L Q K P H], branch [L Q G K S H]."""
+
+  k: Array
+  v: Array
+
+
+@struct.dataclass
+class Trunk:
+  """What a branch attends to besides itself."""
+
+  kv: KV  # [L Q K P H]
+  mask: Array  # [Q P] bool
+  length: Array  # [Q] int32, also the position of a branch's first token
+
+
+@struct.dataclass
+class Rollout:
+  """G sampled completions a prompt, as branches."""
+
+  inputs: Array  # [Q G C] int32
+  targets: Array  # [Q G C] int32
+  mask: Array  # [Q G C] bool, the EOS token included
+  logprobs: Array  # [Q G C] float32, of the distribution that was sampled from
+
+
+@struct.dataclass
+class Batch:
+  """What an update learns from. Optional fields are None when not used."""
+
+  trunk: Array  # [Q P] int32
+  trunk_mask: Array  # [Q P] bool
+  inputs: Array  # [Q G C] int32
+  targets: Array  # [Q G C] int32
+  mask: Array  # [Q G C] bool, tokens that count
+  advantages: Array | None = None  # [Q G] float32
+  old_logprobs: Array | None = None  # [Q G C] float32
+  ref_logprobs: Array | None = None  # [Q G C] float32
+
+
+@struct.dataclass
+class TrainState:
+  """Everything that an update changes, and the reference policy."""
+
+  step: Array  # int32 scalar, optimizer updates applied
+  params: PyTree
+  opt_state: PyTree
+  ref_params: PyTree | None = None

@@ -1,0 +1,36 @@
+"""Tasks: questions by index, and how to judge an answer.
+
+`arithmetic`, `countdown`, `gsm8k`, `jsonl`, `mawps` and `reasoning_gym` make a
+task from keyword arguments; a config chooses one by name. A task has a length,
+`example(i) -> Example` and `verify(answer, example) -> bool`; `batch_indices`
+says which examples a step sees.
+"""
+
+from grpo_jax.tasks.arithmetic import arithmetic
+from grpo_jax.tasks.common import (
+  batch_indices,
+  Example,
+  SPECIALS,
+  split_of,
+  Task,
+)
+from grpo_jax.tasks.countdown import ALPHABET, countdown
+from grpo_jax.tasks.gsm8k import gsm8k
+from grpo_jax.tasks.jsonl import jsonl
+from grpo_jax.tasks.mawps import mawps
+from grpo_jax.tasks.reasoning_gym import reasoning_gym
+
+__all__ = [
+  'ALPHABET',
+  'SPECIALS',
+  'Example',
+  'Task',
+  'arithmetic',
+  'batch_indices',
+  'countdown',
+  'gsm8k',
+  'jsonl',
+  'mawps',
+  'reasoning_gym',
+  'split_of',
+]

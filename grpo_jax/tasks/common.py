@@ -1,0 +1,120 @@
+"""What every task shares: examples, splits, and which examples a step sees.
+
+Stage 1 of a step. A task is its examples, by index, and how to judge an
+answer. Both are pure functions of the task's arguments, so any step can be
+replayed on its own.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+
+SPECIALS = ('<think>', '</think>', '<answer>', '</answer>')
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One question.
+
+  Attributes:
+    prompt: what the policy is asked.
+    answer: the reference answer; '' when only `data` can judge.
+    completion: a reference completion for supervised fine-tuning, or ''.
+    data: facts of the task that its `verify` needs.
+  """
+
+  prompt: str
+  answer: str
+  completion: str = ''
+  data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Examples 0 .. size-1 and how to judge them.
+
+  Attributes:
+    size: number of examples.
+    make: index -> example, pure.
+    check: (answer text already extracted, example) -> right; total.
+  """
+
+  size: int
+  make: Callable[[int], Example]
+  check: Callable[[str, Example], bool]
+
+  def __len__(self) -> int:
+    return self.size
+
+  def example(self, i: int) -> Example:
+    """Example i; IndexError outside 0 .. len-1."""
+    if not 0 <= i < self.size:
+      raise IndexError(f'example {i} of a task of {self.size}')
+    return self.make(int(i))
+
+  def verify(self, answer: str, example: Example) -> bool:
+    """Whether the extracted answer is right; never raises."""
+    return self.check(answer, example)
+
+
+def split_of(text: str, *, test_share: float = 0.1) -> str:
+  """'test' for a fixed share of all texts, by hash, and 'train' for the rest.
+
+  Equal texts land in one split, whatever the seed, size or order of a task.
+  """
+  digest = hashlib.sha256(text.encode('utf-8', 'backslashreplace')).digest()
+  share = int.from_bytes(digest[:8], 'big') / 2**64
+  return 'test' if share < test_share else 'train'
+
+
+def check_arguments(name: str, *, split: str, size: int | None = None):
+  """ValueError for a split or size that no task has."""
+  if split not in ('train', 'test'):
+    raise ValueError(f"{name}: split={split!r} must be 'train' or 'test'")
+  if size is not None and size < 1:
+    raise ValueError(f'{name}: size={size} must be at least 1')
+
+
+def batch_indices(
+  size: int, batch_size: int, *, seed: int, step: int
+) -> np.ndarray:
+  """The examples of a step, a function of (seed, step) alone.
+
+  Every epoch is a permutation of its own. Batches are never ragged: one that
+  reaches the end of an epoch goes on into the next.
+
+  Args:
+    size: examples in the task.
+    batch_size: examples a step, may exceed `size`.
+    seed: non-negative.
+    step: from 0.
+
+  Returns:
+    [batch_size] int64 indices below `size`.
+  """
+  if min(size, batch_size) < 1 or min(seed, step) < 0:
+    raise ValueError(
+      f'size={size} and batch_size={batch_size} must be positive, '
+      f'seed={seed} and step={step} not negative'
+    )
+  start = step * batch_size
+  parts, needed = [], batch_size
+  while needed:
+    epoch, offset = divmod(start, size)
+    part = _permutation(size, seed, epoch)[offset : offset + needed]
+    parts.append(part)
+    start, needed = start + len(part), needed - len(part)
+  return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+  # RandomState: its streams are frozen, Generator's may change with numpy.
+  bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
+  order = np.random.RandomState(bits).permutation(size).astype(np.int64)
+  order.setflags(write=False)  # shared by every caller
+  return order

@@ -1,0 +1,129 @@
+"""Examples from any JSON lines file: one object a line."""
+
+import json
+import pathlib
+
+from grpo_jax.rewards import text
+from grpo_jax.tasks import common
+
+
+def jsonl(
+  *,
+  path: str,
+  prompt_field: str,
+  answer_field: str,
+  completion_field: str = '',
+  verifier: str = 'number',
+  split: str = 'train',
+  test_share: float = 0.0,
+) -> common.Task:
+  """The rows of a file, in its order.
+
+  Args:
+    path: a UTF-8 file; blank lines are skipped.
+    prompt_field: the field with the question.
+    answer_field: the field with the answer; '' for a file that only has
+      completions (supervised fine-tuning): then no answer is right.
+    completion_field: the field with a reference completion, or ''.
+    verifier: 'number' (exactly equal numbers) or 'exact' (equal texts, apart
+      from whitespace).
+    split: 'train' or 'test'.
+    test_share: share of the prompts, by hash, that are 'test'. 0: the whole
+      file, whatever the split (one file a split).
+
+  Raises:
+    FileNotFoundError, ValueError: naming the file, the line and the remedy.
+  """
+  common.check_arguments('jsonl', split=split)
+  if verifier not in _VERIFIERS:
+    raise ValueError(
+      f'jsonl: verifier={verifier!r} must be one of {sorted(_VERIFIERS)}'
+    )
+  if not 0.0 <= test_share < 1.0:
+    raise ValueError(f'jsonl: test_share={test_share} must be in [0, 1)')
+  if not answer_field and not completion_field:
+    raise ValueError('jsonl: set answer_field, completion_field or both')
+
+  examples = []
+  for number, row in read_rows(path):
+    where = f'{path}:{number}'
+    answer = _text(row, answer_field, where)
+    if answer_field and verifier == 'number' and not _is_number(answer):
+      raise ValueError(
+        f'{where}: {answer_field}={answer[:40]!r} is no number, so no answer '
+        "could be right; correct the row or set verifier='exact'"
+      )
+    prompt = _text(row, prompt_field, where)
+    completion = _text(row, completion_field, where)
+    if test_share and common.split_of(prompt, test_share=test_share) != split:
+      continue
+    examples.append(common.Example(prompt, answer, completion))
+  if not examples:
+    raise ValueError(
+      f'{path}: no {split} example among its rows; the file is empty or '
+      f'test_share={test_share} leaves nothing'
+    )
+  return common.Task(len(examples), examples.__getitem__, _VERIFIERS[verifier])
+
+
+def read_rows(path: str) -> list[tuple[int, dict]]:
+  """(line number, object) of every row of a JSON lines file."""
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise FileNotFoundError(f'{path}: no such file')
+  rows = []
+  try:
+    # Lines end at \n alone: JSON strings may hold other line separators.
+    lines = file.read_text('utf-8-sig').split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{path}: byte {error.start} is not UTF-8; convert the file'
+    ) from None
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f'{path}:{number}: not JSON ({error})') from None
+    if not isinstance(row, dict):
+      raise ValueError(
+        f'{path}:{number}: a {type(row).__name__}, not an object with fields'
+      )
+    rows.append((number, row))
+  return rows
+
+
+def _text(row: dict, field: str, where: str) -> str:
+  """The field as text; '' where no field is asked for."""
+  if not field:
+    return ''
+  if field not in row:
+    raise ValueError(f'{where}: no field {field!r}; the row has {sorted(row)}')
+  value = row[field]
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    try:
+      return text.format_number(value)
+    except ValueError:  # JSON as Python reads it knows NaN and Infinity
+      raise ValueError(f'{where}: {field}={value} is no number') from None
+  if not isinstance(value, str) or not value.strip():
+    raise ValueError(
+      f'{where}: {field}={value!r} must be a number or a text that is not empty'
+    )
+  return value
+
+
+def _is_number(answer: str) -> bool:
+  return text.parse_number(answer) is not None
+
+
+def _same_number(answer: str, example: common.Example) -> bool:
+  return text.same_number(answer, example.answer)
+
+
+def _same_text(answer: str, example: common.Example) -> bool:
+  words = answer.split()
+  return bool(words) and words == example.answer.split()
+
+
+_VERIFIERS = {'number': _same_number, 'exact': _same_text}

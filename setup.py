@@ -1,0 +1,54 @@
+"""Installs grpo_jax: `pip install -e .[test]`."""
+
+from setuptools import find_packages, setup
+
+GGUF = ['gguf>=0.19']
+REASONING_GYM = ['reasoning-gym==0.1.25']
+
+setup(
+  name='grpo_jax',
+  version='0.1.0',
+  description='GRPO for language models in JAX, from one CPU to TPU pods',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['grpo_jax*', 'configs*', 'launch*']),
+  install_requires=[
+    'absl-py',
+    'array_record',
+    'etils[epath]',
+    'flax>=0.12',
+    'importlib_resources',  # tensorflow-datasets needs it, does not say so
+    'jax>=0.10',
+    'jaxtyping>=0.3',
+    'jinja2>=3.1',
+    'math-verify[antlr4_13_2]>=0.9',
+    'ml-collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.5',
+    'orbax-checkpoint>=0.12',
+    'safetensors>=0.6',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.9',
+    'tokenizers>=0.22',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'gguf': GGUF,
+    'reasoning_gym': REASONING_GYM,
+    'report': ['matplotlib>=3.9', 'nbclient', 'ipykernel'],
+    'test': [
+      'beartype>=0.20',
+      'hypothesis>=6',
+      'ipykernel',
+      'matplotlib>=3.9',
+      'nbclient',
+      'nbformat',
+      'pytest>=8',
+      'pytest-xdist>=3',
+      'ruff==0.17.6',
+      *GGUF,
+      *REASONING_GYM,
+    ],
+    'tpu': ['jax[tpu]'],
+  },
+)

@@ -1,0 +1,67 @@
+"""Shape checks of every signature, and eight host devices for mesh tests."""
+
+import os
+
+# Before JAX starts: one process can then build meshes of 1 to 8 devices.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+flags = os.environ.get('XLA_FLAGS', '')
+if 'host_platform_device_count' not in flags:
+  os.environ['XLA_FLAGS'] = (
+    f'{flags} --xla_force_host_platform_device_count=8'.strip()
+  )
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+CHECKED = [
+  'advantages', 'logprobs', 'losses', 'sampling', 'models.attention',
+  'models.transformer',
+]  # fmt: skip
+install_import_hook(
+  [f'grpo_jax.{name}' for name in CHECKED], 'beartype.beartype'
+)
+
+import pathlib  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from grpo_jax.models import transformer  # noqa: E402
+from grpo_jax.models.params import is_param  # noqa: E402
+
+DATA = pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data'
+
+
+@pytest.fixture
+def data_folder():
+  if not DATA.exists():
+    pytest.skip(f'no data folder at {DATA}')
+  return DATA
+
+
+@pytest.fixture(scope='session')
+def model():
+  """A model small enough to reason about, with every grouping above 1."""
+  return transformer.Config(
+    vocab_size=20,
+    num_layers=2,
+    embed_dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_dim=32,
+  )
+
+
+@pytest.fixture(scope='session')
+def params(model):
+  """Large enough weights that every part of the model matters."""
+  rng = np.random.default_rng(0)
+
+  def draw(param):
+    if param.init == 'ones':
+      return jnp.asarray(rng.uniform(0.5, 1.5, param.shape), jnp.float32)
+    return jnp.asarray(rng.normal(0, 0.1, param.shape), jnp.float32)
+
+  return jax.tree.map(draw, transformer.declare(model), is_leaf=is_param)
