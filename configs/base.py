@@ -44,7 +44,6 @@ def get_config() -> ConfigDict:
     format=dict(name='format', weight=0.1),
   )
   c.reward_gate = ''  # a component that must be 1 for any reward at all
-  c.grading_seconds = 10.0  # wall time for one answer in a worker process
 
   # Sampling.
   c.prompts_per_step = 16  # Q
@@ -69,7 +68,7 @@ def get_config() -> ConfigDict:
     epochs=1,  # passes over a rollout
     minibatches=1,  # optimizer updates per pass
     microbatches=1,  # parts of a minibatch, scanned; changes memory only
-    remat='none',  # none, dots, full: what the backward pass recomputes
+    remat='dots',  # none, dots, full: what the backward pass recomputes
     logits_chunk=16,  # positions whose logits exist at a time
     length_multiple=16,  # branches are cut to a multiple of this
     max_nonfinite=3,  # skipped updates in a row before the run stops
@@ -102,6 +101,17 @@ def get_config() -> ConfigDict:
     batch_prompts=20,  # prompts sampled at a time
     ks=(1, 16),  # k of pass@k
     votes=(16,),  # k of cons@k
+    temperature=1.0,  # 0 is greedy
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+  )
+
+  # Answers written by grpo_jax.generate.
+  c.generate = dict(
+    prompts=100,  # of the task, when no --prompt is given
+    samples=1,  # completions per prompt
+    batch_prompts=16,
     temperature=1.0,  # 0 is greedy
     top_k=0,
     top_p=1.0,

@@ -10,7 +10,7 @@ def get_config():
   c.prompts_per_step = 16
   c.group_size = 16
   c.sample.update(
-    temperature=1.0, max_prompt_length=17, max_completion_length=64, chunk=32
+    temperature=1.0, max_prompt_length=17, max_completion_length=48, chunk=24
   )
   c.optimizer.update(
     learning_rate=3e-4, schedule='constant', warmup_steps=0, weight_decay=0.0

@@ -1,6 +1,7 @@
 """The command line that every job shares: flags, one-line errors, signals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import logging
 import pathlib
@@ -12,6 +13,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags, ConfigDict
+
+from configs import base
 
 CONFIG = 'config.json'
 # A config file that reads a run's config.json.
@@ -37,16 +40,23 @@ class Stopped(BaseException):
   """SIGTERM or Ctrl-C asked the job to end; what matters is saved."""
 
 
-def main(job: Callable[[ConfigDict, pathlib.Path], None]) -> None:
-  """Runs `job(cfg, workdir)` as a command."""
-  # Flags of the right name but wrong value end in one line as well.
+def main(job: Callable[[ConfigDict, pathlib.Path | None], None]) -> None:
+  """Runs `job(cfg, workdir)` as a command; workdir is None if not given."""
   app.run(lambda _: sys.exit(_run(job)), flags_parser=_parse)
 
 
-def shutdown_requested() -> Callable[[], bool]:
-  """Installs a SIGTERM and SIGINT handler; returns 'has one arrived?'.
+def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
+  """The workdir, or a ValueError that asks for one."""
+  if workdir is None:
+    raise ValueError('--workdir=DIR is needed: the folder of the run')
+  return workdir
 
-  The first signal lets the loop save and leave; a second one ends at once.
+
+@contextlib.contextmanager
+def shutdown_requested() -> Iterator[Callable[[], bool]]:
+  """Within it, SIGTERM and Ctrl-C only answer 'has one arrived?'.
+
+  The loop can then save and leave. A second signal ends the process at once.
   """
   arrived = []
 
@@ -58,9 +68,13 @@ def shutdown_requested() -> Callable[[], bool]:
     name = signal.Signals(number).name
     logging.warning('%s: saving after this step; again to stop now', name)
 
-  signal.signal(signal.SIGTERM, handle)
-  signal.signal(signal.SIGINT, handle)
-  return lambda: bool(arrived)
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.signal(number, handle) for number in numbers]
+  try:
+    yield lambda: bool(arrived)
+  finally:
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)
 
 
 def write_json(path: pathlib.Path, content) -> None:
@@ -94,20 +108,14 @@ def _run(job):
   absl_logging.set_verbosity(absl_logging.WARNING)
   logging.getLogger().setLevel(logging.WARNING)
   try:
-    workdir = _workdir.value
-    if workdir is None:
-      raise ValueError('--workdir=DIR is needed: the folder of the run')
-    if _config.value is None:
-      raise ValueError(
-        f'--config=configs/NAME.py is needed: {workdir} has no {CONFIG} yet'
-      )
     cfg = _config.value
     if _init_from.value is not None:
       cfg.init_from = _init_from.value
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))
-    job(cfg, pathlib.Path(workdir))
+    workdir = _workdir.value
+    job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:
     print(stop, file=sys.stderr)
     return 143
@@ -119,16 +127,21 @@ def _run(job):
 
 
 def _with_config(argv):
-  """Without --config, that of the run in --workdir, open to overrides."""
+  """Without --config: that of the run in --workdir, or else the base.
+
+  Given as a flag, so that single fields of it can be overridden.
+  """
   names = {arg.split('=')[0].lstrip('-'): i for i, arg in enumerate(argv)}
-  if 'config' in names or 'workdir' not in names:
+  if 'config' in names:
     return argv
-  flag = argv[names['workdir']]
-  following = argv[names['workdir'] + 1 : names['workdir'] + 2]
-  workdir = flag.partition('=')[2] or ''.join(following)
-  if not (pathlib.Path(workdir) / CONFIG).exists():
-    return argv
-  return [argv[0], f'--config={_FROM_RUN}:{workdir}', *argv[1:]]
+  default = base.__file__
+  if 'workdir' in names:
+    position = names['workdir']
+    following = argv[position + 1 : position + 2]
+    workdir = argv[position].partition('=')[2] or ''.join(following)
+    if (pathlib.Path(workdir) / CONFIG).exists():
+      default = f'{_FROM_RUN}:{workdir}'
+  return [argv[0], f'--config={default}', *argv[1:]]
 
 
 def _fail(error):

@@ -4,28 +4,19 @@ Samples answers to held-out questions and writes `eval.json`. Without
 `--init_from`, the newest checkpoint of the run in the workdir is evaluated.
 """
 
-import functools
 import pathlib
 
 import numpy as np
 from tqdm import tqdm
 
-from grpo_jax import (
-  cli,
-  layout,
-  measures,
-  policy,
-  programs,
-  questions,
-  rollout,
-  sharding,
-)  # fmt: skip
+from grpo_jax import answers, cli, measures, policy, programs, questions
 from grpo_jax.rewards import text
 from grpo_jax.structs import PyTree
 
 
-def run(cfg, workdir: pathlib.Path) -> None:
+def run(cfg, workdir: pathlib.Path | None) -> None:
   """Evaluates and prints; writes `workdir/eval.json`."""
+  workdir = cli.need_workdir(workdir)
   cfg = from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
@@ -37,9 +28,10 @@ def run(cfg, workdir: pathlib.Path) -> None:
   print(f'written to {workdir / "eval.json"}')
 
 
-def from_workdir(cfg, workdir: pathlib.Path):
+def from_workdir(cfg, workdir: pathlib.Path | None):
   """The config, with the run in `workdir` to start from unless one is given."""
-  if (workdir / policy.MODEL_FOLDER).is_dir() and not cli.init_from_given():
+  is_run = workdir is not None and (workdir / policy.MODEL_FOLDER).is_dir()
+  if is_run and not cli.init_from_given():
     cfg = cfg.copy_and_resolve_references()
     cfg.init_from = str(workdir)
   return cfg
@@ -50,7 +42,7 @@ class Evaluation:
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
-    self.cfg, self.policy = cfg, pol
+    self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     self.count = min(e.prompts, len(self.questions.task))
     largest = max((*e.ks, *e.votes), default=1)
@@ -59,11 +51,11 @@ class Evaluation:
         f'eval.samples={e.samples} is too few for pass@k or cons@k with '
         f'k={largest}; raise eval.samples or lower eval.ks and eval.votes'
       )
-    ways = sharding.row_ways(pol.mesh, pol.rules['sample'])
-    self.batch = layout.round_up(min(e.batch_prompts, self.count), ways)
-    self.sample = programs.sampler(
+    self.answerer = answers.Answerer(
       pol,
-      group_size=e.samples,
+      self.questions,
+      samples=e.samples,
+      batch_prompts=min(e.batch_prompts, self.count),
       max_completion_length=cfg.sample.max_completion_length,
       chunk=cfg.sample.chunk,
       temperature=e.temperature,
@@ -73,38 +65,24 @@ class Evaluation:
     )
 
   def run(self, params: PyTree, *, progress: bool) -> dict:
-    """Measures of published `params`; see `summarise`.
+    """Measures of published `params`, always on the same questions and noise.
 
-    The same questions and the same noise each time, whatever the batch size:
-    question i is example i of the task.
+    Returns:
+      See `summarise`.
     """
     examples = [self.questions.task.example(i) for i in range(self.count)]
-    rows = sharding.rows(self.policy.mesh, self.policy.rules['sample'])
-    completions, finished, lengths = [], [], []
-    starts = range(0, self.count, self.batch)
-    for start in tqdm(starts, desc='evaluate', disable=not progress):
-      part = examples[start : start + self.batch]
-      # The last batch is filled up so that it compiles to the same program.
-      filled = part + [part[-1]] * (self.batch - len(part))
-      prompts = sharding.put(self.questions.encode(filled), rows)
-      key = programs.stream(self.cfg.seed, 'eval', 0)
-      got = self.sample(params, prompts, key, first=start)
-      texts, done = rollout.read_texts(
-        got,
-        decode=functools.partial(
-          self.policy.tokenizer.decode, skip_special=False
-        ),
-        stop_ids=self.policy.stop_ids,
-      )
-      completions += texts[: len(part)]
-      finished.append(done[: len(part)])
-      lengths.append(np.asarray(got.mask).sum(-1)[: len(part)])
+    bar = tqdm(total=self.count, desc='evaluate', disable=not progress)
+    parts = []
+    for part in self.answerer.run(params, examples, seed=self.cfg.seed):
+      parts.append(part)
+      bar.update(len(part.examples))
+    bar.close()
     return summarise(
       self.questions.task,
       examples,
-      completions,
-      np.concatenate(finished),
-      np.concatenate(lengths),
+      [row for part in parts for row in part.completions],
+      np.concatenate([part.finished for part in parts]),
+      np.concatenate([part.lengths for part in parts]),
       ks=self.cfg.eval.ks,
       votes=self.cfg.eval.votes,
     )
@@ -122,16 +100,16 @@ def summarise(
   """
 
   def judge(extract):
-    answers = [[extract(c) for c in row] for row in completions]
+    found = [[extract(c) for c in row] for row in completions]
     right = [
       [not text.is_empty(a) and task.verify(a, ex) for a in row]
-      for row, ex in zip(answers, examples, strict=True)
+      for row, ex in zip(found, examples, strict=True)
     ]
-    return answers, np.array(right, bool)
+    return found, np.array(right, bool)
 
-  answers, strict = judge(text.tags)
+  given, strict = judge(text.tags)
   _, lenient = judge(text.lenient)
-  canonical = [[' '.join(a.split()).lower() for a in row] for row in answers]
+  canonical = [[' '.join(a.split()).lower() for a in row] for row in given]
   result = {}
 
   def add(name, per_problem):
@@ -150,7 +128,7 @@ def summarise(
   result |= {
     'mean_length': float(lengths.mean()),
     'truncated': float(1 - finished.mean()),
-    'answered': float(np.mean([bool(a) for row in answers for a in row])),
+    'answered': float(np.mean([bool(a) for row in given for a in row])),
     'problems': len(examples),
     'samples': lengths.shape[1],
     'per_problem': strict.mean(1).tolist(),

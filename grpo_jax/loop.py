@@ -90,25 +90,24 @@ class Loop:
     prepare: Callable[[int], Any],
     step: Callable[..., Outcome],
     publish: Callable,
-    stopping: Callable[[], bool],
   ) -> None:
-    """Runs to `cfg.steps`.
+    """Runs to `cfg.steps`. SIGTERM and Ctrl-C save before leaving.
 
     Args:
       prepare: step index -> its inputs; host work.
       step: (state, index, inputs, timers) -> Outcome, its updates dispatched.
       publish: params -> the sampler's.
-      stopping: whether to save and leave.
 
     Raises:
-      cli.Stopped: after saving, when `stopping()`.
+      cli.Stopped: a signal came; the state is saved.
     """
     self.publish = publish
     self.progress = metrics.Progress(
       self.cfg.steps, start=self.start, shown=self.shown
     )
     try:
-      self._steps(prepare, step, stopping)
+      with cli.shutdown_requested() as stopping:
+        self._steps(prepare, step, stopping)
     finally:
       self.progress.close()
       self.writer.close()

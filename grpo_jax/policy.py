@@ -40,6 +40,10 @@ class Policy:
     """Every token that ends a completion."""
     return self.tokenizer.eos_ids
 
+  def decode(self, ids: list[int]) -> str:
+    """Text of a completion; tags and other special tokens are text in it."""
+    return self.tokenizer.decode(ids, skip_special=False)
+
   def shardings(self, rules: str) -> PyTree:
     """A NamedSharding per parameter, by rules 'train' or 'sample'."""
     return sharding.param_shardings(self.declared, self.mesh, self.rules[rules])
@@ -168,3 +172,12 @@ def _dtype(name):
   if name not in ('bfloat16', 'float32'):
     raise ValueError(f'dtype={name!r} is not one of auto, bfloat16, float32')
   return jnp.dtype(name)
+
+
+def with_dtype(files: Mapping[str, str], dtype: str) -> dict[str, str]:
+  """The same files, config.json naming the dtype of the weights beside it."""
+  raw = json.loads(files['config.json'])
+  # The loader of `transformers` believes this field, not the tensors.
+  for field in {'dtype', 'torch_dtype'} & raw.keys() or {'torch_dtype'}:
+    raw[field] = dtype
+  return dict(files) | {'config.json': json.dumps(raw, indent=2) + '\n'}

@@ -24,7 +24,6 @@ SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 
 def run(cfg, workdir: pathlib.Path) -> None:
   """Fine-tunes from `cfg.init_from`, or goes on where `workdir` stopped."""
-  stopping = cli.shutdown_requested()
   pol = policy.open_policy(cfg)
   validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   trainer = programs.trainer(
@@ -64,12 +63,7 @@ def run(cfg, workdir: pathlib.Path) -> None:
     return Outcome(state=state, updates=[update], tokens=tokens, values=values)
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
-  loop.run(
-    prepare=prepare,
-    step=step,
-    publish=programs.publish(pol),
-    stopping=stopping,
-  )
+  loop.run(prepare=prepare, step=step, publish=programs.publish(pol))
 
 
 def validate(cfg, *, row_ways: int) -> None:

@@ -34,7 +34,6 @@ SHOWN = {
 
 def run(cfg, workdir: pathlib.Path) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
-  stopping = cli.shutdown_requested()
   pol = policy.open_policy(cfg)
   config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   stages = Stages(cfg, pol)
@@ -44,12 +43,7 @@ def run(cfg, workdir: pathlib.Path) -> None:
       'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
       'advantages of a group sum to 0; watch reward/mean and grad_norm'
     )
-  loop.run(
-    prepare=stages.ask,
-    step=stages.step,
-    publish=stages.publish,
-    stopping=stopping,
-  )
+  loop.run(prepare=stages.ask, step=stages.step, publish=stages.publish)
 
 
 class Stages:
@@ -77,7 +71,7 @@ class Stages:
       ),
       texts=functools.partial(
         rollout.read_texts,
-        decode=functools.partial(pol.tokenizer.decode, skip_special=False),
+        decode=pol.decode,
         stop_ids=pol.stop_ids,
       ),
       grade=functools.partial(

@@ -1,0 +1,96 @@
+"""Answers of a policy to any number of questions, a batch at a time."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from grpo_jax import layout, programs, rollout, sharding
+from grpo_jax.policy import Policy
+from grpo_jax.questions import Questions
+from grpo_jax.structs import PyTree
+from grpo_jax.tasks import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+  """A batch of questions and G answers to each."""
+
+  examples: list[Example]
+  completions: list[list[str]]
+  finished: np.ndarray  # [q G] bool, stopped by itself
+  lengths: np.ndarray  # [q G] tokens, EOS included
+  logprobs: np.ndarray  # [q G] sum over tokens, of the sampled distribution
+
+
+class Answerer:
+  """A sampler of whole question sets."""
+
+  def __init__(
+    self,
+    policy: Policy,
+    questions: Questions,
+    *,
+    samples: int,
+    batch_prompts: int,
+    max_completion_length: int,
+    chunk: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      policy: what answers.
+      questions: how prompts are written.
+      samples: answers a question (G).
+      batch_prompts: questions sampled at a time, rounded up to the devices.
+      max_completion_length, chunk, temperature, top_k, top_p, min_p: see
+        `programs.sampler`.
+    """
+    self.policy, self.questions = policy, questions
+    self.rows = sharding.rows(policy.mesh, policy.rules['sample'])
+    ways = sharding.row_ways(policy.mesh, policy.rules['sample'])
+    self.batch = layout.round_up(batch_prompts, ways)
+    self.sample = programs.sampler(
+      policy,
+      group_size=samples,
+      max_completion_length=max_completion_length,
+      chunk=chunk,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      min_p=min_p,
+    )
+
+  def run(
+    self, params: PyTree, examples: Sequence[Example], *, seed: int
+  ) -> Iterator[Answered]:
+    """Answers in the order of the questions.
+
+    The noise of question i depends on (seed, i) alone, so answers do not
+    change with the batch size.
+    """
+    key = programs.stream(seed, 'answers', 0)
+    for start in range(0, len(examples), self.batch):
+      part = list(examples[start : start + self.batch])
+      # The last batch is filled up, so that it runs the same program.
+      filled = part + [part[-1]] * (self.batch - len(part))
+      prompts = sharding.put(self.questions.encode(filled), self.rows)
+      got = self.sample(params, prompts, key, first=start)
+      completions, finished = rollout.read_texts(
+        got, decode=self.policy.decode, stop_ids=self.policy.stop_ids
+      )
+      mask = np.asarray(jax.device_get(got.mask))
+      logprobs = np.where(mask, jax.device_get(got.logprobs), 0).sum(-1)
+      n = len(part)
+      yield Answered(
+        examples=part,
+        completions=completions[:n],
+        finished=finished[:n],
+        lengths=mask.sum(-1)[:n],
+        logprobs=logprobs[:n],
+      )

@@ -1,0 +1,39 @@
+"""A Hugging Face folder from a run: `python -m grpo_jax.export --workdir=RUN
+--out=FOLDER`. Also from a .gguf file or another folder, with --init_from."""
+
+import pathlib
+
+from absl import flags
+import jax.numpy as jnp
+
+from grpo_jax import cli, evaluate, policy
+from grpo_jax.models import hf
+
+_out = flags.DEFINE_string('out', None, 'Folder to create.')
+_dtype = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights written.'
+)
+
+
+def run(cfg, workdir: pathlib.Path | None) -> None:
+  """Writes the folder; all of it or nothing."""
+  if not _out.value:
+    raise ValueError('--out=FOLDER is needed: where to write the model')
+  cfg = evaluate.from_workdir(cfg, workdir)
+  if not cfg.init_from:
+    raise ValueError(
+      'nothing to export: name a run with --workdir, or --init_from'
+    )
+  pol = policy.open_policy(cfg)
+  hf.save(
+    _out.value,
+    pol.params(),
+    pol.model,
+    files=policy.with_dtype(pol.files, _dtype.value),
+    dtype=jnp.dtype(_dtype.value),
+  )
+  print(f'written to {_out.value}')
+
+
+if __name__ == '__main__':
+  cli.main(run)

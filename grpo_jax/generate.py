@@ -1,0 +1,76 @@
+"""Answers to prompts: `python -m grpo_jax.generate --prompt='3+4=' ...`
+
+From the run in --workdir, or from --init_from (a run, a Hugging Face folder or
+a .gguf file). Without --prompt, the evaluation questions of the config's task
+are answered. Writes a JSON line for each answer to --out.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from grpo_jax import answers, cli, evaluate, policy, programs, questions
+from grpo_jax.tasks import Example
+
+_prompts = flags.DEFINE_multi_string(
+  'prompt', [], 'A prompt to answer; may be given several times.'
+)
+_out = flags.DEFINE_string(
+  'out', '', 'JSONL file of the answers; standard output when empty.'
+)
+
+
+def run(cfg, workdir: pathlib.Path | None) -> None:
+  """Generates and writes."""
+  cfg = evaluate.from_workdir(cfg, workdir)
+  pol = policy.open_policy(cfg)
+  ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
+  if _prompts.value:
+    examples = [Example(prompt=p, answer='') for p in _prompts.value]
+  else:
+    count = min(cfg.generate.prompts, len(ask.task))
+    examples = [ask.task.example(i) for i in range(count)]
+  settings = cfg.generate.to_dict()
+  settings.pop('prompts')
+  settings['batch_prompts'] = min(settings['batch_prompts'], len(examples))
+  answerer = answers.Answerer(
+    pol,
+    ask,
+    max_completion_length=cfg.sample.max_completion_length,
+    chunk=cfg.sample.chunk,
+    **settings,
+  )
+  params = programs.publish(pol)(pol.params())
+  parts = answerer.run(params, examples, seed=cfg.seed)
+  if not _out.value:
+    _write(parts, ask, sys.stdout)
+    return
+  path = pathlib.Path(_out.value)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('w', encoding='utf-8') as file:
+    _write(parts, ask, file)
+  partial.replace(path)
+  print(f'{len(examples)} prompts answered in {path}')
+
+
+def _write(parts, ask, file):
+  for part in parts:
+    for q, example in enumerate(part.examples):
+      for g, completion in enumerate(part.completions[q]):
+        row = {
+          'prompt': ask.text(example.prompt),
+          'completion': completion,
+          'answer': example.answer,
+          'length': int(part.lengths[q, g]),
+          'finished': bool(part.finished[q, g]),
+          'logprob': float(part.logprobs[q, g]),
+        }
+        file.write(json.dumps(row, ensure_ascii=False) + '\n')
+    file.flush()
+
+
+if __name__ == '__main__':
+  cli.main(run)
