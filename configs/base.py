@@ -145,4 +145,5 @@ def get_config() -> ConfigDict:
     vocab='tensor',
   )
   c.rules = dict(train=dict(common), sample=dict(common, embed=None))
-  return c
+  # Locked: a misspelt field in a config file fails there.
+  return c.lock()

@@ -10,12 +10,14 @@ def get_config():
   c.prompts_per_step = 16
   c.group_size = 16
   c.sample.update(
-    temperature=1.0, max_prompt_length=17, max_completion_length=48, chunk=24
+    temperature=1.0, max_prompt_length=16, max_completion_length=24, chunk=24
   )
   c.optimizer.update(
     learning_rate=3e-4, schedule='constant', warmup_steps=0, weight_decay=0.0
   )
   c.rewards.format.weight = 0.1
   c.checkpoint.update(every=50, keep_last=1, keep_best=0)
-  c.eval.update(prompts=200, samples=64, ks=(1, 64), votes=(16,))
+  c.eval.update(
+    prompts=200, samples=64, batch_prompts=50, ks=(1, 64), votes=(16,)
+  )
   return c

@@ -1,7 +1,7 @@
-"""A tiny base model: language modelling on sums, most of them answered badly.
+"""A tiny base model: sums, most of them answered badly.
 
 85 % of the documents blurt out an answer, half of those a wrong one; 15 % write
-out the steps. About a million parameters, character tokens.
+out the running totals first. About a million parameters, character tokens.
 """
 
 from configs import base
@@ -10,7 +10,7 @@ from grpo_jax import tasks
 
 def get_config():
   c = base.get_config()
-  c.steps = 500
+  c.steps = 700
   c.model.update(
     num_layers=4,
     embed_dim=128,
@@ -25,18 +25,21 @@ def get_config():
     split='train',
     seed=0,
     size=1_000_000,
-    min_ops=3,
-    max_ops=5,
+    min_ops=4,
+    max_ops=4,
+    max_number=5,
     steps_share=0.15,
     wrong_share=0.5,
   )
-  c.sft.update(batch_size=96, loss_on='everything', max_length=80)
+  c.sft.update(batch_size=96, loss_on='completion', max_length=24)
   c.optimizer.update(
-    learning_rate=3e-3,
+    learning_rate=5e-3,
     schedule='cosine',
     warmup_steps=50,
     weight_decay=0.1,
   )
-  c.updates.update(microbatches=8, remat='dots', logits_chunk=96)
-  c.checkpoint.update(every=250, keep_last=1, keep_best=0)
+  c.updates.update(
+    microbatches=8, remat='dots', logits_chunk=24, length_multiple=8
+  )
+  c.checkpoint.update(every=350, keep_last=1, keep_best=0)
   return c

@@ -26,9 +26,7 @@ def get_config():
   )
   c.updates.update(microbatches=2, logits_chunk=8, length_multiple=8)
   c.optimizer.update(learning_rate=1e-5, warmup_steps=5)
-  c.eval.update(
-    prompts=200, samples=8, ks=(1, 8), votes=(8,), batch_prompts=8
-  )
+  c.eval.update(prompts=200, samples=8, ks=(1, 8), votes=(8,), batch_prompts=8)
   c.checkpoint.update(every=25, keep_last=1, keep_best=0)
   c.log.update(samples_every=5)
   return c

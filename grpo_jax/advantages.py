@@ -1,7 +1,7 @@
 """Advantages: rewards [Q G] to advantages [Q G], groups by position."""
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from grpo_jax.structs import Array
 
@@ -39,7 +39,7 @@ def group(
   return centred / (jnp.sqrt(variance) + eps)
 
 
-def zero_variance(rewards: Float[Array, 'Q G']) -> Float[Array, 'Q']:
+def zero_variance(rewards: Float[Array, 'Q G']) -> Bool[Array, 'Q']:
   """Groups without a signal: at most one distinct reward, by equality."""
   low = jnp.min(jnp.where(jnp.isnan(rewards), jnp.inf, rewards), 1)
   high = jnp.max(jnp.where(jnp.isnan(rewards), -jnp.inf, rewards), 1)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import pathlib
+import runpy
 import signal
 import sys
 import traceback
@@ -49,6 +50,8 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
   """The workdir, or a ValueError that asks for one."""
   if workdir is None:
     raise ValueError('--workdir=DIR is needed: the folder of the run')
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'--workdir={workdir} is a file; name a folder')
   return workdir
 
 
@@ -98,9 +101,11 @@ def init_from_given() -> bool:
 
 def _parse(argv):
   try:
-    return app.parse_flags_with_usage(_with_config(argv))
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # ml_collections reports a misspelt field so, with a suggestion.
+    argv = _with_config(argv)
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:
+    _fail(_unknown_field(argv, error))
+  except (flags.Error, TypeError, ValueError, OSError) as error:
     _fail(error)
 
 
@@ -131,25 +136,75 @@ def _with_config(argv):
 
   Given as a flag, so that single fields of it can be overridden.
   """
-  names = {arg.split('=')[0].lstrip('-'): i for i, arg in enumerate(argv)}
+  names = _positions(argv)
   if 'config' in names:
+    file = _value(argv, names['config']).partition(':')[0]
+    if not pathlib.Path(file).is_file():
+      raise FileNotFoundError(
+        f'--config={file}: no such file; those that come with it are in configs'
+      )
     return argv
   default = base.__file__
   if 'workdir' in names:
-    position = names['workdir']
-    following = argv[position + 1 : position + 2]
-    workdir = argv[position].partition('=')[2] or ''.join(following)
+    workdir = _value(argv, names['workdir'])
     if (pathlib.Path(workdir) / CONFIG).exists():
       default = f'{_FROM_RUN}:{workdir}'
   return [argv[0], f'--config={default}', *argv[1:]]
+
+
+def _positions(argv):
+  """Name of a flag -> where it stands."""
+  return {arg.split('=')[0].lstrip('-'): i for i, arg in enumerate(argv)}
+
+
+def _value(argv, position):
+  """Of `--flag=value` or `--flag value`."""
+  following = argv[position + 1 : position + 2]
+  return argv[position].partition('=')[2] or ''.join(following)
+
+
+def _unknown_field(argv, error):
+  """What ml_collections raises for a field it does not know, in full."""
+  # It raises AttributeError(KeyError('name, then a suggestion')).
+  cause = error.args[0] if isinstance(error.args[0], KeyError) else error
+  text, _, suggestion = str(cause.args[0]).partition('\n')
+  names = _positions(argv)
+  file, _, argument = _value(argv, names['config']).partition(':')
+  for frame in traceback.extract_tb(error.__traceback__):
+    if pathlib.Path(frame.filename).resolve() == pathlib.Path(file).resolve():
+      told = text if cause is error else f'no {text}. {suggestion}'
+      return ValueError(f'{file}:{frame.lineno}: {told}')
+  get_config = runpy.run_path(file).get('get_config')
+  if get_config is None:
+    return ValueError(f'{file}: no function get_config')
+  cfg = get_config(*([argument] if argument else []))
+  for name in names:
+    fields = name.split('.')
+    if fields.pop(0) != 'config':
+      continue
+    at, where = cfg, 'config'
+    for field in fields:
+      valid = list(at) if isinstance(at, ConfigDict) else []
+      if field not in valid:
+        told = f'It has: {", ".join(valid)}' if valid else 'It is a value.'
+        return ValueError(
+          ' '.join((f'{where} has no field {field!r}.', suggestion, told))
+        )
+      at, where = at[field], f'{where}.{field}'
+  return error
 
 
 def _fail(error):
   """One line for a mistake of the user's; a bug keeps its traceback."""
   frames = traceback.extract_tb(error.__traceback__)
   ours = (str(_PACKAGE), 'ml_collections', 'absl')
-  if frames and not any(part in frames[-1].filename for part in ours):
+  of_ours = not frames or any(part in frames[-1].filename for part in ours)
+  if not of_ours and not isinstance(error, OSError):
     raise error
-  text = ' '.join(str(error).split()) or type(error).__name__
+  text = str(error)
+  if isinstance(error, OSError) and error.strerror:
+    where = '' if error.filename is None else f'{error.filename}: '
+    text = f'{where}{error.strerror}'
+  text = ' '.join(text.split()) or type(error).__name__
   print(f'error: {text}', file=sys.stderr)
   sys.exit(2)

@@ -92,25 +92,25 @@ def validate(cfg, *, row_ways: int) -> None:
   Raises:
     ValueError: with the numbers and the remedy.
   """
-  positive = {
-    'steps': cfg.steps,
-    'prompts_per_step': cfg.prompts_per_step,
-    'group_size': cfg.group_size,
-    'sample.max_prompt_length': cfg.sample.max_prompt_length,
-    'sample.max_completion_length': cfg.sample.max_completion_length,
-    'sample.chunk': cfg.sample.chunk,
-    'sample.trunk_multiple': cfg.sample.trunk_multiple,
-    'updates.epochs': cfg.updates.epochs,
-    'updates.minibatches': cfg.updates.minibatches,
-    'updates.microbatches': cfg.updates.microbatches,
-    'updates.logits_chunk': cfg.updates.logits_chunk,
-    'updates.length_multiple': cfg.updates.length_multiple,
-    'updates.max_nonfinite': cfg.updates.max_nonfinite,
-    'checkpoint.every': cfg.checkpoint.every,
-  }
-  for field, value in positive.items():
-    if value < 1:
-      raise ValueError(f'{field}={value} must be at least 1')
+  positive(
+    {
+      'steps': cfg.steps,
+      'prompts_per_step': cfg.prompts_per_step,
+      'group_size': cfg.group_size,
+      'sample.max_prompt_length': cfg.sample.max_prompt_length,
+      'sample.max_completion_length': cfg.sample.max_completion_length,
+      'sample.chunk': cfg.sample.chunk,
+      'sample.trunk_multiple': cfg.sample.trunk_multiple,
+      'updates.epochs': cfg.updates.epochs,
+      'updates.minibatches': cfg.updates.minibatches,
+      'updates.microbatches': cfg.updates.microbatches,
+      'updates.logits_chunk': cfg.updates.logits_chunk,
+      'updates.length_multiple': cfg.updates.length_multiple,
+      'updates.max_nonfinite': cfg.updates.max_nonfinite,
+      'checkpoint.every': cfg.checkpoint.every,
+      'log.samples_every': cfg.log.samples_every,
+    }
+  )
   if cfg.sample.temperature <= 0:
     raise ValueError(
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
@@ -129,6 +129,13 @@ def validate(cfg, *, row_ways: int) -> None:
     },
     field='prompts_per_step',
   )
+
+
+def positive(fields: Mapping[str, int]) -> None:
+  """Raises ValueError unless each of these (name -> value) is at least 1."""
+  for field, value in fields.items():
+    if value < 1:
+      raise ValueError(f'{field}={value} must be at least 1')
 
 
 def divides(rows: int, parts: Mapping[str, int], *, field: str) -> None:

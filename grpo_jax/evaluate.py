@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from grpo_jax import answers, cli, measures, policy, programs, questions
+from grpo_jax import answers, cli, config, measures, policy, programs, questions
 from grpo_jax.rewards import text
 from grpo_jax.structs import PyTree
 
@@ -34,6 +34,11 @@ def from_workdir(cfg, workdir: pathlib.Path | None):
   if is_run and not cli.init_from_given():
     cfg = cfg.copy_and_resolve_references()
     cfg.init_from = str(workdir)
+  if not cfg.init_from:
+    where = '' if workdir is None else f'no run in {workdir}; '
+    raise ValueError(
+      f'{where}name the --workdir of a run, or a model with --init_from'
+    )
   return cfg
 
 
@@ -42,6 +47,9 @@ class Evaluation:
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
+    counts = ('prompts', 'samples', 'batch_prompts')
+    config.positive({f'eval.{k}': e[k] for k in counts})
+    config.positive({'eval.ks': min(e.ks, default=1)})
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     self.count = min(e.prompts, len(self.questions.task))

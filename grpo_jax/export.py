@@ -20,10 +20,6 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   if not _out.value:
     raise ValueError('--out=FOLDER is needed: where to write the model')
   cfg = evaluate.from_workdir(cfg, workdir)
-  if not cfg.init_from:
-    raise ValueError(
-      'nothing to export: name a run with --workdir, or --init_from'
-    )
   pol = policy.open_policy(cfg)
   hf.save(
     _out.value,

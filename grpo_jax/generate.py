@@ -12,7 +12,7 @@ import sys
 from absl import flags
 
 from grpo_jax import answers, cli, evaluate, policy, programs, questions
-from grpo_jax.tasks import Example
+from grpo_jax.tasks import Example, Task
 
 _prompts = flags.DEFINE_multi_string(
   'prompt', [], 'A prompt to answer; may be given several times.'
@@ -26,10 +26,13 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
   cfg = evaluate.from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
-  ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
   if _prompts.value:
     examples = [Example(prompt=p, answer='') for p in _prompts.value]
+    # The config's task has no say: it may not even be complete.
+    task = Task(len(examples), examples.__getitem__, lambda *_: False)
+    ask = questions.questions_of(task, cfg, pol.tokenizer)
   else:
+    ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
     count = min(cfg.generate.prompts, len(ask.task))
     examples = [ask.task.example(i) for i in range(count)]
   settings = cfg.generate.to_dict()

@@ -80,8 +80,11 @@ class Loop:
       logging.warning('%s: resuming at step %d', workdir, self.start)
     cli.save_config(cfg, workdir)
     policy.write_model(workdir)
+    # Without a checkpoint nothing is kept, the evaluation of step 0 neither.
     self.writer = metrics.Writer(
-      workdir, tensorboard=cfg.log.tensorboard, resume_step=self.start
+      workdir,
+      tensorboard=cfg.log.tensorboard,
+      resume_step=-1 if restored is None else self.start,
     )
 
   def run(
@@ -115,8 +118,8 @@ class Loop:
 
   def _steps(self, prepare, step, stopping):
     cfg = self.cfg
-    if self.start == 0:
-      self._evaluate(0)
+    if self._evaluates(self.start) and not self._has_evaluated(self.start):
+      self._evaluate(self.start)
     inputs = prepare(self.start) if self.start < cfg.steps else None
     pending = []
     for index in range(self.start, cfg.steps):
@@ -130,16 +133,19 @@ class Loop:
         jax.block_until_ready(self.state.step)
       pending.append((done, outcome, self.timers.flush()))
       leaving = stopping()
-      evaluating = cfg.eval.every and done % cfg.eval.every == 0
+      evaluating = self._evaluates(done)
       saving = done % cfg.checkpoint.every == 0 or last or leaving
       if evaluating or saving:
         # Rows up to a checkpoint are on disk before it.
         self._report(pending)
-      if evaluating and not leaving:
-        self._evaluate(done)
+      if evaluating:
+        # When leaving, there may be no time: it is done when going on.
+        self.evaluated = {}
+        if not leaving:
+          self._evaluate(done)
       if saving:
         self._save(done)
-      if leaving and not last:
+      if leaving and (evaluating or not last):
         self.checkpoints.wait()
         raise cli.Stopped(
           f'stopped at step {done} of {cfg.steps}, saved; the same command '
@@ -166,9 +172,14 @@ class Loop:
       self.writer.samples(step, outcome.samples)
       self.progress.update(step, row | self.evaluated)
 
+  def _evaluates(self, step):
+    return self.evaluation is not None and step % self.cfg.eval.every == 0
+
+  def _has_evaluated(self, step):
+    rows = metrics.read_rows(self.workdir / metrics.METRICS)
+    return any(r['step'] == step and 'eval/pass@1' in r for r in rows)
+
   def _evaluate(self, step):
-    if self.evaluation is None:
-      return
     with self.timers('eval'):
       result = self.evaluation.run(
         self.publish(self.state.params), progress=False

@@ -52,8 +52,13 @@ def questions(cfg, tokenizer: Tokenizer, *, evaluation: bool) -> Questions:
   spec = cfg.task.to_dict()
   if evaluation:
     spec |= cfg.eval.task.to_dict()
+  return questions_of(config.pick(tasks, spec)(), cfg, tokenizer)
+
+
+def questions_of(task: Task, cfg, tokenizer: Tokenizer) -> Questions:
+  """Questions of a given task, written as the config says."""
   return Questions(
-    task=config.pick(tasks, spec)(),
+    task=task,
     tokenizer=tokenizer,
     prompt=cfg.prompt.to_dict(),
     seed=cfg.seed,
@@ -77,4 +82,9 @@ def reward_weights(cfg) -> dict[str, float]:
   missing = [k for k, v in cfg.rewards.items() if 'weight' not in v]
   if missing:
     raise ValueError(f'rewards.{missing[0]} has no weight (0 only reports it)')
+  if cfg.reward_gate and cfg.reward_gate not in cfg.rewards:
+    raise ValueError(
+      f'reward_gate={cfg.reward_gate!r} is none of the rewards: '
+      f'{", ".join(cfg.rewards)}'
+    )
   return {k: float(v.weight) for k, v in cfg.rewards.items()}

@@ -12,28 +12,22 @@ the order of work.
 
 from collections.abc import Callable
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from grpo_jax.logprobs import policy_logits
-from grpo_jax.structs import Array, KV, Prompts, PyTree, Rollout, Trunk
+from grpo_jax.structs import (
+  Array,
+  Decoding,
+  KV,
+  Prompts,
+  PyTree,
+  Rollout,
+  Trunk,
+)
 
 BLOCK = 128  # inverse CDF: first over blocks of the vocabulary, then within
-
-
-@struct.dataclass
-class Decoding:
-  """The state of a decode loop. S is the current capacity."""
-
-  t: Array  # int32 scalar, the slot to decode next
-  token: Array  # [Q G] int32, goes into slot t
-  done: Array  # [Q G] bool
-  targets: Array  # [Q G S] int32
-  logprobs: Array  # [Q G S] float32
-  length: Array  # [Q G] int32, tokens sampled, EOS included
-  cache: list[KV]  # [Q G K S H] a layer
 
 
 def sample(

@@ -22,8 +22,9 @@ from grpo_jax.loop import Loop, Outcome
 SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 
 
-def run(cfg, workdir: pathlib.Path) -> None:
+def run(cfg, workdir: pathlib.Path | None) -> None:
   """Fine-tunes from `cfg.init_from`, or goes on where `workdir` stopped."""
+  workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg)
   validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   trainer = programs.trainer(
@@ -72,6 +73,14 @@ def validate(cfg, *, row_ways: int) -> None:
     raise ValueError(
       f'sft.loss_on={cfg.sft.loss_on!r} is not one of completion, everything'
     )
+  config.positive(
+    {
+      'steps': cfg.steps,
+      'sft.batch_size': cfg.sft.batch_size,
+      'sft.max_length': cfg.sft.max_length,
+      'updates.microbatches': cfg.updates.microbatches,
+    }
+  )
   config.divides(
     cfg.sft.batch_size,
     {'updates.microbatches': cfg.updates.microbatches, 'devices': row_ways},

@@ -57,6 +57,19 @@ class Trunk:
 
 
 @struct.dataclass
+class Decoding:
+  """The state of a decode loop. S is the current capacity."""
+
+  t: Array  # int32 scalar, the slot to decode next
+  token: Array  # [Q G] int32, goes into slot t
+  done: Array  # [Q G] bool
+  targets: Array  # [Q G S] int32
+  logprobs: Array  # [Q G S] float32
+  length: Array  # [Q G] int32, tokens sampled, EOS included
+  cache: list[KV]  # [Q G K S H] a layer
+
+
+@struct.dataclass
 class Rollout:
   """G sampled completions a prompt, as branches."""
 

@@ -32,8 +32,9 @@ SHOWN = {
 }
 
 
-def run(cfg, workdir: pathlib.Path) -> None:
+def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
+  workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg)
   config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   stages = Stages(cfg, pol)

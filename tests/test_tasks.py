@@ -86,7 +86,7 @@ def test_arithmetic_answers_are_right_and_totals_stay_in_bounds():
   task = tasks.arithmetic(split='train', size=300, min_ops=1, max_ops=12)
   for example in examples_of(task):
     total, shown = 0, re.findall(r'[+-]?\d', example.prompt)
-    assert ''.join(shown) + '=' == example.prompt
+    assert ' '.join(shown) + '=' == example.prompt
     for term in shown:
       total += int(term)
       assert 0 <= total <= 99
@@ -98,15 +98,18 @@ def test_arithmetic_completion_writes_out_every_step():
   for example in examples_of(task):
     terms = re.findall(r'[+-]?\d', example.prompt)
     totals = np.cumsum([int(t) for t in terms])
-    steps = [
-      f'{before}{term}={after}'
-      for before, term, after in zip(
-        totals[:-1], terms[1:], totals[1:], strict=True
-      )
-    ]
+    steps = [f'{total:02d}' for total in totals[1:]]
     assert example.completion == (
-      f'<think>{";".join(steps)}</think><answer>{totals[-1]}</answer>'
+      f'<think>{";".join(steps)}</think><answer>{steps[-1]}</answer>'
     )
+
+
+def test_arithmetic_terms_stay_within_the_largest():
+  task = tasks.arithmetic(
+    split='train', size=100, min_ops=4, max_ops=4, max_number=3
+  )
+  terms = {d for e in examples_of(task) for d in re.findall(r'\d', e.prompt)}
+  assert terms == {'1', '2', '3'}
 
 
 def test_arithmetic_shares_of_steps_and_wrong_answers_are_as_asked():
@@ -139,7 +142,7 @@ def test_arithmetic_prompts_do_not_depend_on_the_style_of_completions():
   direct = examples_of(make(steps_share=0.0, wrong_share=1.0))
   worked = examples_of(make())
   assert [e.prompt for e in direct] == [e.prompt for e in worked]
-  assert all(e.completion[8:-9] != e.answer for e in direct)
+  assert all(int(e.completion[8:-9]) != int(e.answer) for e in direct)
 
 
 def test_arithmetic_operations_are_uniform():
@@ -183,6 +186,7 @@ def test_index_outside_a_task_is_an_index_error():
     ({'size': 0}, 'size=0'),
     ({'min_ops': 3}, 'min_ops=3'),
     ({'steps_share': 1.5}, 'steps_share=1.5'),
+    ({'max_number': 10}, 'max_number=10'),
   ],
 )
 def test_arithmetic_refuses_impossible_arguments(change, message):

@@ -1,4 +1,4 @@
-"""Generated sums of single digits: '3+5-2+9=' is 15.
+"""Generated sums of single digits: '3 +5 -2 +9=' is 15.
 
 Difficulty is the number of operations. The reference completions make a base
 model that mostly blurts out an answer and sometimes works it out, so that RL
@@ -10,7 +10,7 @@ import random
 from grpo_jax.rewards import text
 from grpo_jax.tasks import common
 
-ALPHABET = '0123456789+-=;'
+ALPHABET = '0123456789+-=; '
 _HIGHEST = 99
 
 
@@ -20,6 +20,7 @@ def arithmetic(
   size: int,
   min_ops: int,
   max_ops: int,
+  max_number: int = 9,
   seed: int = 0,
   steps_share: float = 1.0,
   wrong_share: float = 0.0,
@@ -30,10 +31,13 @@ def arithmetic(
     split: 'train' or 'test': about a tenth of all prompts, by hash.
     size: number of examples.
     min_ops, max_ops: the number of operations is uniform between them.
+    max_number: terms are 1 .. max_number, at most 9.
     seed: of the generator; the splits are disjoint across seeds too.
-    steps_share: share of completions that are worked out, as in
-      '<think>3+5=8;8-2=6;6+9=15</think><answer>15</answer>'. The others are
-      direct: '<answer>15</answer>'.
+    steps_share: share of completions that are worked out, as running totals:
+      '<think>08;06;15</think><answer>15</answer>'. The others are direct:
+      '<answer>15</answer>'. Terms and totals are equally wide, so that each
+      total stands at a constant distance from its term; a small model then
+      learns to work out in minutes.
     wrong_share: share of the direct ones whose answer is wrong.
   """
   common.check_arguments('arithmetic', split=split, size=size)
@@ -42,6 +46,8 @@ def arithmetic(
       f'arithmetic: min_ops={min_ops}, max_ops={max_ops}: '
       'needs 1 <= min_ops <= max_ops'
     )
+  if not 1 <= max_number <= 9:
+    raise ValueError(f'arithmetic: max_number={max_number} must be 1 .. 9')
   for name, share in (
     ('steps_share', steps_share),
     ('wrong_share', wrong_share),
@@ -52,15 +58,17 @@ def arithmetic(
   def make(i):
     draw = random.Random(f'arithmetic/{seed}/{split}/{i}')
     ops = draw.randint(min_ops, max_ops)
-    prompt, steps, total = _expression(draw, ops)
+    prompt, steps, total = _expression(draw, ops, max_number)
     while common.split_of(prompt) != split:
-      prompt, steps, total = _expression(draw, ops)
+      prompt, steps, total = _expression(draw, ops, max_number)
     if draw.random() < steps_share:
-      completion = f'<think>{";".join(steps)}</think><answer>{total}</answer>'
+      completion = (
+        f'<think>{";".join(steps)}</think><answer>{total:02d}</answer>'
+      )
     else:
       wrong = draw.random() < wrong_share
       shown = _near_miss(draw, total) if wrong else total
-      completion = f'<answer>{shown}</answer>'
+      completion = f'<answer>{shown:02d}</answer>'
     return common.Example(prompt, str(total), completion)
 
   return common.Task(size, make, _check)
@@ -70,18 +78,20 @@ def _check(answer: str, example: common.Example) -> bool:
   return text.same_number(answer, example.answer)
 
 
-def _expression(draw: random.Random, ops: int) -> tuple[str, list[str], int]:
+def _expression(
+  draw: random.Random, ops: int, max_number: int
+) -> tuple[str, list[str], int]:
   """Prompt, steps and total of a chain of that many operations."""
-  total = draw.randint(1, 9)
+  total = draw.randint(1, max_number)
   prompt, steps = str(total), []
   for _ in range(ops):
     # No draw is rejected: at least one sign keeps any total within bounds.
-    sign, digit = draw.choice('+-'), draw.randint(1, 9)
+    sign, digit = draw.choice('+-'), draw.randint(1, max_number)
     if not 0 <= total + int(f'{sign}{digit}') <= _HIGHEST:
       sign = '-' if sign == '+' else '+'
     after = total + int(f'{sign}{digit}')
-    steps.append(f'{total}{sign}{digit}={after}')
-    prompt += f'{sign}{digit}'
+    steps.append(f'{after:02d}')
+    prompt += f' {sign}{digit}'
     total = after
   return prompt + '=', steps, total
 

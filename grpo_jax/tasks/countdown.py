@@ -12,7 +12,7 @@ import re
 
 from grpo_jax.tasks import common
 
-ALPHABET = '0123456789+-*/()=;,'
+ALPHABET = '0123456789+-*/()=;, '
 
 # {numbers} is '3, 7, 25' in a sentence and '3,7,25' in the short form.
 STYLES = {

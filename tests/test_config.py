@@ -1,0 +1,175 @@
+"""Configs fail at the start, with what is valid and what to do."""
+
+import types
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+
+from configs import base
+from grpo_jax import advantages, config, losses
+
+LOSS = ('log_ratio', 'advantages')
+
+
+def test_pick_binds_the_arguments_of_the_config():
+  spec = dict(name='clip', eps_high=0.28)
+  picked = config.pick(losses, spec, takes=LOSS)
+  assert picked.func is losses.clip and picked.keywords == {'eps_high': 0.28}
+  assert spec == dict(name='clip', eps_high=0.28)
+
+
+@pytest.mark.parametrize(
+  'module, spec, takes, message',
+  [
+    (
+      losses, dict(name='clipp'), LOSS,
+      r"losses has no 'clipp' \(did you mean 'clip'\?\); there are: clip$",
+    ),
+    (
+      losses, dict(name='tokens'), ('mask',),
+      r"losses has no 'tokens'.*; there are: constant, sequence_mean, "
+      r'token_mean$',
+    ),
+    # A KL estimator is no loss, and helpers are nothing at all.
+    (losses, dict(name='k3'), LOSS, r"losses has no 'k3'; there are: clip$"),
+    (
+      advantages, dict(name='_mean'), ('rewards',),
+      r"advantages has no '_mean'; there are: group, zero_variance$",
+    ),
+    (
+      losses, dict(name='clip', eps_hihg=0.3), LOSS,
+      r"losses.clip takes no 'eps_hihg' \(did you mean 'eps_high'\?\); it "
+      r'takes: eps_low, eps_high$',
+    ),
+    (
+      losses, dict(name='k3', scale=2), ('x',),
+      r"losses.k3 takes no 'scale'; it takes: nothing$",
+    ),
+    (
+      losses, dict(name='constant'), ('mask',),
+      r'losses.constant needs length$',
+    ),
+    (losses, dict(eps_low=0.1), LOSS, r'has no name; it selects .* losses$'),
+  ],
+)  # fmt: skip
+def test_pick_refuses_with_the_valid_ones(module, spec, takes, message):
+  with pytest.raises(ValueError, match=message):
+    config.pick(module, spec, takes=takes)
+
+
+def module_of(**functions):
+  module = types.ModuleType('grpo_jax.invented')
+  vars(module).update(functions)
+  return module
+
+
+def test_what_the_caller_gives_cannot_be_set_from_the_config():
+  def letters(*, alphabet, length):
+    return alphabet, length
+
+  module = module_of(letters=letters, unrelated=lambda *, other: other)
+  spec = dict(name='letters', length=3)
+  assert config.pick(module, spec, alphabet='ab')() == ('ab', 3)
+  with pytest.raises(
+    ValueError, match="letters takes no 'alphabet'; it takes: length$"
+  ):
+    config.pick(module, spec | dict(alphabet='c'), alphabet='ab')
+  # A function that does not take what is given is not on offer.
+  with pytest.raises(ValueError, match='there are: letters$'):
+    config.pick(module, dict(name='unrelated', other=1), alphabet='ab')
+
+
+def test_a_function_of_any_arguments_takes_any():
+  module = module_of(free=lambda **kwargs: kwargs)
+  assert config.pick(module, dict(name='free', anything=1))() == {'anything': 1}
+
+
+def changed(**fields):
+  cfg = base.get_config()
+  cfg.update_from_flattened_dict(fields)
+  return cfg
+
+
+def test_the_base_config_is_valid():
+  config.validate(base.get_config(), row_ways=8)
+
+
+@pytest.mark.parametrize(
+  'field',
+  [
+    'steps', 'prompts_per_step', 'group_size', 'sample.max_prompt_length',
+    'sample.max_completion_length', 'sample.chunk', 'sample.trunk_multiple',
+    'updates.epochs', 'updates.minibatches', 'updates.microbatches',
+    'updates.logits_chunk', 'updates.length_multiple', 'updates.max_nonfinite',
+    'checkpoint.every', 'log.samples_every',
+  ],
+)  # fmt: skip
+def test_a_count_below_1_is_refused(field):
+  with pytest.raises(ValueError, match=f'^{field}=0 must be at least 1$'):
+    config.validate(changed(**{field: 0}), row_ways=1)
+
+
+def test_greedy_training_is_refused_with_the_reason():
+  with pytest.raises(
+    ValueError, match='^sample.temperature=0.0 must be above 0 .* all equal$'
+  ):
+    config.validate(changed(**{'sample.temperature': 0.0}), row_ways=1)
+
+
+def test_a_negative_kl_coef_is_refused():
+  with pytest.raises(
+    ValueError, match='^algorithm.kl_coef=-0.1 must not be negative$'
+  ):
+    config.validate(changed(**{'algorithm.kl_coef': -0.1}), row_ways=1)
+
+
+@pytest.mark.parametrize(
+  'row_ways, parts, multiple', [(1, '', 12), (2, ' x 2 devices', 24)]
+)
+def test_indivisible_prompts_are_refused_with_numbers_and_remedy(
+  row_ways, parts, multiple
+):
+  fields = {'updates.minibatches': 3, 'updates.microbatches': 4}
+  cfg = changed(prompts_per_step=20, **fields)
+  with pytest.raises(
+    ValueError,
+    match='^prompts_per_step=20 does not divide over 3 updates.minibatches x '
+    f'4 updates.microbatches{parts}; set it to a multiple of {multiple}$',
+  ):
+    config.validate(cfg, row_ways=row_ways)
+  cfg.prompts_per_step = 24
+  config.validate(cfg, row_ways=row_ways)
+
+
+def test_rows_that_divide_pass():
+  config.divides(12, {'a': 3, 'b': 4}, field='rows')
+  with pytest.raises(
+    ValueError, match='rows=13 .* 3 a x 4 b; .* multiple of 12'
+  ):
+    config.divides(13, {'a': 3, 'b': 4}, field='rows')
+
+
+def test_a_misspelt_field_fails_with_a_suggestion():
+  cfg = base.get_config().lock()
+  with pytest.raises(AttributeError, match='[Dd]id you mean.*temperature'):
+    cfg.sample.temprature = 0.7
+  with pytest.raises(AttributeError, match='[Dd]id you mean.*group_size'):
+    cfg.group_siez = 8
+
+
+def parse(monkeypatch, override):
+  argv = ['train', f'--config={base.__file__}', override]
+  # config_flags looks there for the fields that are overridden.
+  monkeypatch.setattr('sys.argv', argv)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', None, flag_values=values)
+  values(argv)
+  return values.config
+
+
+def test_a_misspelt_flag_fails_with_a_suggestion(monkeypatch):
+  cfg = parse(monkeypatch, '--config.sample.temperature=0.5')
+  assert cfg.sample.temperature == 0.5
+  with pytest.raises(AttributeError, match='[Dd]id you mean.*temperature'):
+    parse(monkeypatch, '--config.sample.temprature=0.5')

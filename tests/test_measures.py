@@ -1,0 +1,77 @@
+"""pass@k, votes and standard errors, against enumeration and by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from grpo_jax import measures
+
+
+@pytest.mark.parametrize('k', [1, 2, 3, 6])
+def test_pass_at_k_is_the_share_of_subsets_with_a_success(k):
+  correct = np.array([[i < c for i in range(6)] for c in range(7)])
+  by_hand = [
+    np.mean([any(subset) for subset in itertools.combinations(row, k)])
+    for row in correct
+  ]
+  np.testing.assert_allclose(measures.pass_at_k(correct, k), by_hand)
+
+
+def test_pass_at_1_is_the_mean():
+  correct = np.array([[1, 0, 0, 1], [0, 0, 0, 0]], bool)
+  np.testing.assert_allclose(measures.pass_at_k(correct, 1), [0.5, 0.0])
+
+
+def test_pass_at_k_of_many_samples_does_not_overflow():
+  correct = np.zeros((1, 2000), bool)
+  correct[0, 0] = True
+  np.testing.assert_allclose(measures.pass_at_k(correct, 500), [0.25])
+
+
+@pytest.mark.parametrize('k', [0, 5])
+def test_k_beyond_the_samples_is_refused_with_the_numbers(k):
+  correct = np.zeros((2, 4), bool)
+  with pytest.raises(ValueError, match=f'pass@{k} .*there are 4.*eval.samples'):
+    measures.pass_at_k(correct, k)
+  with pytest.raises(ValueError, match=f'cons@{k} .*there are 4.*eval.samples'):
+    measures.cons_at_k([[''] * 4] * 2, correct, k)
+
+
+@pytest.mark.parametrize(
+  'answers, index',
+  [
+    (['7', '3', '3'], 1),
+    (['7', '3', '3', '7'], 0),  # a tie goes to the one seen first
+    (['', '', '', '5'], 3),  # no answer is not an answer
+    (['', ''], -1),
+    ([], -1),
+  ],
+)
+def test_the_vote_goes_to_the_majority_of_answers(answers, index):
+  assert measures.vote(answers) == index
+
+
+def test_cons_is_the_mean_over_disjoint_groups():
+  answers = [
+    ['1', '2', '2', '3', '3', '1', '9'],  # votes for 2, then 3; 9 is left over
+    ['4', '4', '', '', '', '4', '4'],
+    ['', '', '', '', '', '', '4'],
+  ]
+  right = np.array(
+    [[a == '24'[q > 0] for a in row] for q, row in enumerate(answers)]
+  )
+  np.testing.assert_array_equal(
+    measures.cons_at_k(answers, right, 3), [0.5, 1.0, 0.0]
+  )
+  # One vote of a single sample is its correctness.
+  np.testing.assert_allclose(
+    measures.cons_at_k(answers, right, 1), right.mean(1)
+  )
+
+
+def test_the_standard_error_is_over_problems():
+  # Mean 0.5, squared deviations 1/4 each: sqrt(1/3) / 2.
+  values = np.array([0.0, 1.0, 0.0, 1.0])
+  assert measures.standard_error(values) == pytest.approx((1 / 12) ** 0.5)
+  assert measures.standard_error(np.array([0.3])) == 0.0

@@ -1,0 +1,243 @@
+"""Meshes and rules; and that numbers do not change with them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from configs import base
+from grpo_jax import layout, policy, programs, sharding
+from grpo_jax import tokenizer as tokenizer_lib
+from grpo_jax.models import params as params_lib
+from grpo_jax.models import transformer
+from grpo_jax.structs import Batch
+
+RULES = base.get_config().rules.to_dict()
+LOGICAL = dict.fromkeys(sharding.LOGICAL)
+
+
+def mesh_of(data=1, fsdp=1, tensor=1, devices=8):
+  shape = dict(data=data, fsdp=fsdp, tensor=tensor)
+  return sharding.make_mesh(shape, jax.devices()[:devices])
+
+
+def test_a_mesh_has_the_sizes_asked_for():
+  mesh = mesh_of(2, 2, 2)
+  assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+  assert dict(mesh_of(1, 1, 1, devices=1).shape) == dict(
+    data=1, fsdp=1, tensor=1
+  )
+
+
+def test_minus_1_takes_the_remaining_devices():
+  assert mesh_of(fsdp=-1, tensor=2).shape['fsdp'] == 4
+  assert mesh_of(data=-1).shape['data'] == 8
+  assert mesh_of(fsdp=-1, devices=1).shape['fsdp'] == 1
+
+
+@pytest.mark.parametrize(
+  'data, fsdp, tensor', [(3, 1, 1), (3, -1, 1), (-1, -1, 8), (0, -1, 1)]
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_the_numbers(
+  data, fsdp, tensor
+):
+  with pytest.raises(ValueError) as caught:
+    mesh_of(data, fsdp, tensor)
+  message = str(caught.value)
+  for part in (
+    f"'data': {data}", f"'fsdp': {fsdp}", 'cover 8 devices', 'multiply to 8',
+  ):  # fmt: skip
+    assert part in message
+
+
+def test_a_spec_maps_logical_axes_to_mesh_axes():
+  rules = LOGICAL | dict(
+    prompts=('data', 'fsdp'), embed='fsdp', heads=('tensor',), mlp=()
+  )
+  spec = functools.partial(sharding.spec, rules=rules)
+  assert spec(('prompts', 'samples')) == P(('data', 'fsdp'), None)
+  assert spec(('heads', None, 'embed')) == P('tensor', None, 'fsdp')
+  assert spec(('mlp', 'embed')) == P(None, 'fsdp')
+
+
+@pytest.mark.parametrize(
+  'axes, rules, message',
+  [
+    (('embed', 'wings'), LOGICAL, "no rule for logical axis 'wings'.*'embed'"),
+    (
+      ('embed',), LOGICAL | dict(embed='model'),
+      "rule 'embed' names mesh axis 'model'; there are .*'tensor'",
+    ),
+    (
+      ('mlp', 'embed'), LOGICAL | dict(mlp='fsdp', embed=('data', 'fsdp')),
+      "over mesh axis 'fsdp' twice; change the rule of 'embed'",
+    ),
+  ],
+)  # fmt: skip
+def test_a_wrong_rule_is_refused_with_its_name(axes, rules, message):
+  with pytest.raises(ValueError, match=message):
+    sharding.spec(axes, rules)
+
+
+def test_an_indivisible_parameter_is_refused_with_numbers_and_remedy():
+  declared = {
+    'layers': {'up': params_lib.Param((2, 6, 4), (None, 'mlp', 'embed'), 0.1)}
+  }
+  rules = LOGICAL | dict(mlp=('fsdp', 'tensor'))
+  with pytest.raises(
+    ValueError,
+    match='parameter layers/up: mlp=6 does not divide over 4 devices .*; '
+    "change the mesh or the rule of 'mlp'",
+  ):
+    sharding.param_shardings(declared, mesh_of(2, 2, 2), rules)
+  fitting = sharding.param_shardings(declared, mesh_of(4, 1, 2), rules)
+  assert fitting['layers']['up'].spec == P(None, ('fsdp', 'tensor'), None)
+
+
+def test_rows_are_split_over_every_axis_of_their_rule():
+  mesh = mesh_of(2, 2, 2)
+  assert sharding.row_ways(mesh, RULES['train']) == 4
+  assert sharding.row_ways(mesh, LOGICAL) == 1
+  x = sharding.put(np.arange(8), sharding.rows(mesh, RULES['train']))
+  assert {s.data.shape for s in x.addressable_shards} == {(2,)}
+  np.testing.assert_array_equal(x, np.arange(8))
+
+
+def test_moments_are_sharded_like_their_parameters(model):
+  mesh = mesh_of(2, 2, 2)
+  declared = transformer.declare(model)
+  shardings = sharding.param_shardings(declared, mesh, RULES['train'])
+  state = sharding.opt_state_shardings(
+    optax.adam(0.1), params_lib.abstract(declared), shardings, mesh
+  )
+  assert state[0].mu == shardings and state[0].nu == shardings
+  assert state[0].count == sharding.replicated(mesh)
+  assert shardings['layers']['up'].spec == P(None, 'tensor', 'fsdp')
+
+
+# One policy on one device and on eight.
+
+
+@pytest.fixture
+def quick_compiles():
+  """Half the time to compile; the programs are small and run once."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def policy_on(mesh, model, params):
+  tokenizer = tokenizer_lib.char(alphabet='0123456789+-*=()<>')
+  assert tokenizer.vocab_size == model.vocab_size
+  return policy.Policy(
+    model=model,
+    tokenizer=tokenizer,
+    declared=transformer.declare(model),
+    mesh=mesh,
+    rules=RULES,
+    dtype=jnp.dtype('float32'),
+    # A copy: the state is donated, and what is put may share its buffers.
+    load=lambda s: jax.device_put(jax.tree.map(np.array, params), s),
+    files={},
+  )
+
+
+@pytest.fixture(scope='module')
+def policies(model, params):
+  return [
+    policy_on(mesh, model, params)
+    for mesh in (mesh_of(devices=1), mesh_of(2, 2, 2))
+  ]
+
+
+PROMPTS = [[5, 6, 7, 8], [9], [4, 10, 11, 12, 13, 2], [5, 6]]
+COMPLETIONS = [
+  [[8, 9, 1], [7, 1]],
+  [[1], [2, 2, 2, 2, 2, 2]],
+  [[11, 12, 4, 1], [10, 1]],
+  [[15, 1], [16, 17, 1]],
+]
+
+
+def make_batch():
+  prompts = layout.prompts(PROMPTS, max_length=8, multiple=4)
+  batch = layout.branches(prompts, COMPLETIONS, max_length=8, multiple=8)
+  rng = np.random.default_rng(0)
+  near = lambda: (-3 + 0.3 * rng.normal(size=batch.mask.shape)).astype('f4')
+  return Batch(
+    trunk=batch.trunk,
+    trunk_mask=batch.trunk_mask,
+    inputs=batch.inputs,
+    targets=batch.targets,
+    mask=batch.mask,
+    advantages=rng.normal(size=(4, 2)).astype('f4'),
+    old_logprobs=near(),
+    ref_logprobs=near(),
+  )
+
+
+def updated(pol):
+  """State and metrics after one update with Adam and a KL term."""
+  cfg = base.get_config()
+  cfg.algorithm.kl_coef = 0.1
+  cfg.optimizer.learning_rate = 1e-2
+  # Adam's first step is almost the sign of a gradient, also of one that is
+  # rounding alone; a large eps makes it proportional.
+  cfg.optimizer.eps = 1.0
+  cfg.updates.remat = 'none'
+  trainer = programs.policy_trainer(pol, cfg)
+  state = trainer.init(pol.params())
+  batch = sharding.put(make_batch(), sharding.rows(pol.mesh, RULES['train']))
+  # What a restore asks for is what an update takes and gives.
+  wanted = jax.tree.map(lambda s: s.sharding, trainer.abstract)
+  state, metrics = trainer.update(state, batch)
+  got = jax.tree.map(lambda x: x.sharding, state)
+  assert jax.tree.all(jax.tree.map(lambda a, b: a == b, got, wanted))
+  return state, metrics
+
+
+def test_an_update_on_eight_devices_is_that_of_one(
+  policies, params, quick_compiles
+):
+  (one, few), (eight, many) = map(updated, policies)
+  assert len(eight.params['layers']['up'].sharding.device_set) == 8
+  (adam,) = (s for s in eight.opt_state if 'mu' in getattr(s, '_fields', ()))
+  up = adam.mu['layers']['up']
+  assert up.sharding == eight.params['layers']['up'].sharding
+  # Each device holds a quarter of it: half of mlp and half of embed.
+  assert {s.data.size for s in up.addressable_shards} == {up.size // 4}
+  moved = [
+    float(np.abs(np.asarray(a) - np.asarray(b)).max())
+    for a, b in zip(
+      jax.tree.leaves(one.params), jax.tree.leaves(params), strict=True
+    )
+  ]
+  assert min(moved) > 1e-6
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+    # Sums over devices: fp32 rounding of numbers of order 1.
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-7)
+  for name, value in few.items():
+    assert many[name] == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
+
+
+def sampled(pol):
+  sample = programs.sampler(
+    pol, group_size=2, max_completion_length=8, chunk=8, temperature=1.0
+  )
+  host = layout.prompts(PROMPTS, max_length=8, multiple=4)
+  prompts = sharding.put(host, sharding.rows(pol.mesh, RULES['sample']))
+  key = programs.stream(0, 'rollout', 3)
+  return sample(programs.publish(pol)(pol.params()), prompts, key)
+
+
+def test_eight_devices_draw_exactly_the_tokens_of_one(policies, quick_compiles):
+  one, eight = map(sampled, policies)
+  assert len(eight.targets.sharding.device_set) == 8
+  np.testing.assert_array_equal(one.targets, eight.targets)
+  np.testing.assert_array_equal(one.mask, eight.mask)
+  np.testing.assert_allclose(one.logprobs, eight.logprobs, atol=1e-5)
+  assert len(np.unique(np.asarray(one.targets).reshape(8, -1), axis=0)) > 6
