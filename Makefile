@@ -13,7 +13,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m grpo_jax.quickstart --workdir=$(RUNS)/quickstart
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -93,6 +93,27 @@ def save_config(cfg: ConfigDict, workdir: pathlib.Path) -> None:
   write_json(workdir / CONFIG, cfg.to_dict())
 
 
+def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
+  """Fields whose values differ from those in `workdir/config.json`."""
+  path = workdir / CONFIG
+  if not path.exists():
+    return []
+  # Through JSON, which has no tuples.
+  new = _flat(json.loads(json.dumps(cfg.to_dict())))
+  old = _flat(json.loads(path.read_text(encoding='utf-8')))
+  return sorted(k for k in new | old if new.get(k) != old.get(k))
+
+
+def _flat(tree, prefix=''):
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
 def init_from_given() -> bool:
   """Whether --init_from or --config.init_from was on the command line."""
   given = (arg.split('=')[0].lstrip('-') for arg in sys.argv[1:])

@@ -77,7 +77,13 @@ class Loop:
     else:
       self.start, self.state, extra = restored
       self.evaluated = extra['evaluated']
-      logging.warning('%s: resuming at step %d', workdir, self.start)
+      changed = cli.changed_fields(cfg, workdir)
+      logging.warning(
+        '%s: resuming at step %d%s',
+        workdir,
+        self.start,
+        f', with other values of {", ".join(changed)}' if changed else '',
+      )
     cli.save_config(cfg, workdir)
     policy.write_model(workdir)
     # Without a checkpoint nothing is kept, the evaluation of step 0 neither.
@@ -115,6 +121,10 @@ class Loop:
       self.progress.close()
       self.writer.close()
       self.checkpoints.close()
+    print(
+      f'{self.workdir}: {self.cfg.steps} steps done. Next: '
+      f'python -m grpo_jax.evaluate --workdir={self.workdir}'
+    )
 
   def _steps(self, prepare, step, stopping):
     cfg = self.cfg
@@ -193,6 +203,7 @@ class Loop:
       step,
       self.state,
       extra={'evaluated': self.evaluated},
-      metrics=self.evaluated,
+      # Only a measure of these very parameters can make them the best.
+      metrics=self.evaluated if self._evaluates(step) else {},
       force=True,
     )

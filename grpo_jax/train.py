@@ -106,6 +106,8 @@ class Stages:
         reference=reference,
       )
     values = got.metrics()
+    # What went wrong in grading so far; each kind is logged once.
+    values |= {f'faults/{k}': n for k, n in rewards.faults().items()}
     values['learning_rate'] = self.trainer.learning_rate(state.step)
     updates = []
     for index in self._minibatches(step):

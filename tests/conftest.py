@@ -4,6 +4,8 @@ import os
 
 # Before JAX starts: one process can then build meshes of 1 to 8 devices.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Tests spend their time compiling tiny programs, not running them.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 flags = os.environ.get('XLA_FLAGS', '')
 if 'host_platform_device_count' not in flags:
   os.environ['XLA_FLAGS'] = (
