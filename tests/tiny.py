@@ -39,9 +39,12 @@ def get_config():
     mlp_dim=32,
   )
   c.tokenizer = dict(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
-  c.task.update(size=100, min_ops=1, max_ops=2, steps_share=0.0)
+  c.task = dict(
+    name='arithmetic', split='train', seed=0, size=100, min_ops=1, max_ops=2,
+    max_number=9, steps_share=0.0, wrong_share=0.0,
+  )  # fmt: skip
   # A fresh model is never right; without the coin nothing would be learned.
-  c.rewards.coin = dict(name='random', weight=1.0)
+  c.rewards = c.rewards.to_dict() | dict(coin=dict(name='random', weight=1.0))
   c.prompts_per_step = 4
   c.group_size = 4
   c.sample.update(
