@@ -72,7 +72,7 @@ def _show(summary, base, trained, workdir):
       mark = 'right' if row['right'] else f'wrong, it is {row["answer"]}'
       print(f'  {row["prompt"]} {row["completion"]}   ({mark})')
   print(
-    f'\nCurves:   tensorboard --logdir {workdir}'
+    f'\nCurves:   tensorboard --logdir {workdir}   (pip install tensorboard)'
     f'\nSamples:  {workdir}/grpo/samples.jsonl'
     f'\nNotebook: notebooks/inspect_checkpoint.ipynb'
     f'\nNext:     README.md, "Your own data and model"'

@@ -8,9 +8,13 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 flags = os.environ.get('XLA_FLAGS', '')
 if 'host_platform_device_count' not in flags:
+  # Eight devices on two busy cores may be late for a collective; by default
+  # the process is aborted after 40 seconds of waiting for them.
   os.environ['XLA_FLAGS'] = (
-    f'{flags} --xla_force_host_platform_device_count=8'.strip()
-  )
+    f'{flags} --xla_force_host_platform_device_count=8'
+    ' --xla_cpu_collective_call_warn_stuck_timeout_seconds=120'
+    ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
+  ).strip()
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -18,8 +18,9 @@ def shortened(monkeypatch):
   def cut(c):
     c.steps = 2
     c.model.update(num_layers=1, embed_dim=32, mlp_dim=32)
-    c.sft.batch_size = 8
-    c.prompts_per_step = c.updates.microbatches = 4
+    # Over the eight devices of the tests.
+    c.sft.batch_size = c.prompts_per_step = 8
+    c.updates.microbatches = 1
     c.group_size = 2
     c.eval.update(prompts=3, batch_prompts=3)
     return c
