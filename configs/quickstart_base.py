@@ -29,7 +29,7 @@ def get_config():
     max_ops=4,
     max_number=5,
     steps_share=0.15,
-    wrong_share=0.5,
+    wrong_share=0.8,
   )
   c.sft.update(batch_size=96, loss_on='completion', max_length=24)
   c.optimizer.update(

@@ -38,7 +38,8 @@ def arithmetic(
       '<answer>15</answer>'. Terms and totals are equally wide, so that each
       total stands at a constant distance from its term; a small model then
       learns to work out in minutes.
-    wrong_share: share of the direct ones whose answer is wrong.
+    wrong_share: share of the direct ones whose answer is wrong: the first two
+      terms read as one number.
   """
   common.check_arguments('arithmetic', split=split, size=size)
   if not 1 <= min_ops <= max_ops:
@@ -67,7 +68,7 @@ def arithmetic(
       )
     else:
       wrong = draw.random() < wrong_share
-      shown = _near_miss(draw, total) if wrong else total
+      shown = _misread(prompt, total) if wrong else total
       completion = f'<answer>{shown:02d}</answer>'
     return common.Example(prompt, str(total), completion)
 
@@ -96,8 +97,12 @@ def _expression(
   return prompt + '=', steps, total
 
 
-def _near_miss(draw: random.Random, total: int) -> int:
-  """Another number within 0..99, at most 9 away."""
-  low, high = max(0, total - 9), min(_HIGHEST, total + 9)
-  guess = draw.randint(low, high - 1)
-  return guess + (guess >= total)
+def _misread(prompt: str, total: int) -> int:
+  """A wrong number at a glance: the first two terms read as one, 42 for 4 +2.
+
+  It takes no skill and next to no training, so that a small model's effort
+  goes into the worked answers.
+  """
+  first, second = [int(c) for c in prompt if c.isdigit()][:2]
+  guess = 10 * first + second
+  return guess if guess != total else guess + 1
