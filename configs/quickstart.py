@@ -6,7 +6,7 @@ from configs import quickstart_base
 def get_config():
   c = quickstart_base.get_config()
   c.init_from = 'runs/quickstart/base'
-  c.steps = 150
+  c.steps = 250
   c.prompts_per_step = 16
   c.group_size = 16
   c.sample.update(
@@ -16,6 +16,7 @@ def get_config():
     learning_rate=3e-4, schedule='constant', warmup_steps=0, weight_decay=0.0
   )
   c.rewards.format.weight = 0.1
+  c.updates.microbatches = 8
   c.checkpoint.update(every=50, keep_last=1, keep_best=0)
   c.eval.update(
     prompts=200, samples=64, batch_prompts=50, ks=(1, 64), votes=(16,)

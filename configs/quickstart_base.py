@@ -10,7 +10,7 @@ from grpo_jax import tasks
 
 def get_config():
   c = base.get_config()
-  c.steps = 700
+  c.steps = 900
   c.model.update(
     num_layers=4,
     embed_dim=128,
@@ -39,7 +39,7 @@ def get_config():
     weight_decay=0.1,
   )
   c.updates.update(
-    microbatches=8, remat='dots', logits_chunk=24, length_multiple=8
+    microbatches=4, remat='dots', logits_chunk=24, length_multiple=8
   )
-  c.checkpoint.update(every=350, keep_last=1, keep_best=0)
+  c.checkpoint.update(every=450, keep_last=1, keep_best=0)
   return c
