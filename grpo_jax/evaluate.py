@@ -117,7 +117,7 @@ def summarise(
 
   given, strict = judge(text.tags)
   _, lenient = judge(text.lenient)
-  canonical = [[' '.join(a.split()).lower() for a in row] for row in given]
+  canonical = [[_canonical(answer) for answer in row] for row in given]
   result = {}
 
   def add(name, per_problem):
@@ -153,6 +153,12 @@ def summarise(
     ],
   }
   return result
+
+
+def _canonical(answer: str) -> str:
+  """Equal for answers that a vote must not tell apart: '04', '4' and '4.0'."""
+  number = text.parse_number(answer)
+  return ' '.join(answer.split()).lower() if number is None else str(number)
 
 
 def scalars(result: dict) -> dict[str, float]:
