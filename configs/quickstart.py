@@ -6,7 +6,7 @@ from configs import quickstart_base
 def get_config():
   c = quickstart_base.get_config()
   c.init_from = 'runs/quickstart/base'
-  c.steps = 250
+  c.steps = 150
   c.prompts_per_step = 16
   c.group_size = 16
   c.sample.update(

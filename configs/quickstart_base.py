@@ -1,7 +1,7 @@
 """A tiny base model: sums, most of them answered badly.
 
-85 % of the documents blurt out an answer, half of those a wrong one; 15 % write
-out the running totals first. About a million parameters, character tokens.
+85 % of the documents blurt out an answer, mostly a wrong one; 15 % write out
+the running totals first. About a million parameters, character tokens.
 """
 
 from configs import base
@@ -10,7 +10,7 @@ from grpo_jax import tasks
 
 def get_config():
   c = base.get_config()
-  c.steps = 900
+  c.steps = 2000
   c.model.update(
     num_layers=4,
     embed_dim=128,
@@ -29,17 +29,17 @@ def get_config():
     max_ops=4,
     max_number=5,
     steps_share=0.15,
-    wrong_share=0.8,
+    wrong_share=0.9,
   )
-  c.sft.update(batch_size=96, loss_on='completion', max_length=24)
+  c.sft.update(batch_size=32, loss_on='completion', max_length=24)
   c.optimizer.update(
-    learning_rate=5e-3,
+    learning_rate=2e-3,
     schedule='cosine',
     warmup_steps=50,
     weight_decay=0.1,
   )
   c.updates.update(
-    microbatches=4, remat='dots', logits_chunk=24, length_multiple=8
+    microbatches=2, remat='dots', logits_chunk=24, length_multiple=8
   )
-  c.checkpoint.update(every=450, keep_last=1, keep_best=0)
+  c.checkpoint.update(every=500, keep_last=1, keep_best=0)
   return c

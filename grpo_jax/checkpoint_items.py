@@ -30,7 +30,11 @@ import orbax.checkpoint as ocp
 from grpo_jax.structs import Array, PyTree, TrainState
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
-_DISK_FULL = ('No space left on device', 'Disk quota exceeded')
+# A limit on file sizes (EFBIG) is one more way to have no room.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (
+  'No space left on device', 'Disk quota exceeded', 'File too large',
+)  # fmt: skip
 # Storage that refuses or stalls is not damage: an older step would not help.
 _STORAGE = (
   'PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED',
@@ -139,9 +143,9 @@ def read(
 
 
 def is_disk_full(error: BaseException) -> bool:
-  """Whether this came from a full disk; tensorstore tells it in words only."""
+  """Whether there was no room on disk; tensorstore tells it in words only."""
   return any(
-    (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT))
+    (isinstance(e, OSError) and e.errno in _FULL)
     or any(text in str(e) for text in _DISK_FULL)
     for e in _chain(error)
   )

@@ -40,6 +40,10 @@ _cache = flags.DEFINE_string(
 class Stopped(BaseException):
   """SIGTERM or Ctrl-C asked the job to end; what matters is saved."""
 
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.code = 128 + number  # as a shell reports a signal's end
+
 
 def main(job: Callable[[ConfigDict, pathlib.Path | None], None]) -> None:
   """Runs `job(cfg, workdir)` as a command; workdir is None if not given."""
@@ -56,8 +60,8 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def shutdown_requested() -> Iterator[Callable[[], bool]]:
-  """Within it, SIGTERM and Ctrl-C only answer 'has one arrived?'.
+def shutdown_requested() -> Iterator[Callable[[], int]]:
+  """Within it, SIGTERM and Ctrl-C only answer 'which has arrived?', 0 for none.
 
   The loop can then save and leave. A second signal ends the process at once.
   """
@@ -74,7 +78,7 @@ def shutdown_requested() -> Iterator[Callable[[], bool]]:
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = [signal.signal(number, handle) for number in numbers]
   try:
-    yield lambda: bool(arrived)
+    yield lambda: arrived[0] if arrived else 0
   finally:
     for number, handler in zip(numbers, before, strict=True):
       signal.signal(number, handler)
@@ -144,7 +148,7 @@ def _run(job):
     job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:
     print(stop, file=sys.stderr)
-    return 143
+    return stop.code
   except KeyboardInterrupt:
     return 130
   except (ValueError, OSError, FloatingPointError, ImportError) as error:

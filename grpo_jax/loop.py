@@ -159,7 +159,8 @@ class Loop:
         self.checkpoints.wait()
         raise cli.Stopped(
           f'stopped at step {done} of {cfg.steps}, saved; the same command '
-          'goes on from there'
+          'goes on from there',
+          leaving,
         )
 
   def _report(self, pending):

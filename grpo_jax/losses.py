@@ -88,7 +88,11 @@ def clip(
 
 
 def k3(x: Float[Array, 'Q G C']) -> Float[Array, 'Q G C']:
-  """exp(x) - x - 1 >= 0 (Schulman 2020; DeepSeekMath eq. 4)."""
+  """exp(x) - x - 1 >= 0 (Schulman 2020; DeepSeekMath eq. 4).
+
+  Its mean on the policy's samples is KL(policy || reference); its gradient as a
+  loss, on-policy, is that of KL(reference || policy).
+  """
   return jnp.expm1(x) - x
 
 

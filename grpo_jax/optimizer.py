@@ -32,7 +32,19 @@ def adamw(
     b1, b2, eps: Adam's.
     weight_decay: of matrices only, times the learning rate.
     clip_norm: largest global gradient norm; 0 does not clip.
+
+  Raises:
+    ValueError: a number out of range, or no such schedule.
   """
+  if learning_rate <= 0:
+    raise ValueError(f'optimizer.learning_rate={learning_rate} must be above 0')
+  for field, value in (
+    ('warmup_steps', warmup_steps),
+    ('weight_decay', weight_decay),
+    ('clip_norm', clip_norm),
+  ):
+    if value < 0:
+      raise ValueError(f'optimizer.{field}={value} must not be negative')
   rate = learning_rates(
     learning_rate=learning_rate,
     schedule=schedule,

@@ -110,7 +110,15 @@ def sampler(
 def score(
   policy: Policy, *, temperature: float, remat: str, logits_chunk: int
 ) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
-  """(params, batch) -> logprobs, entropy [Q G C]; not jitted."""
+  """(params, batch) -> logprobs, entropy [Q G C]; not jitted.
+
+  Raises:
+    ValueError: no such `remat`.
+  """
+  if remat not in transformer.REMAT:
+    raise ValueError(
+      f'updates.remat={remat!r} is not one of {", ".join(transformer.REMAT)}'
+    )
   model, dtype = policy.model, policy.dtype
 
   def fn(params, batch):

@@ -54,6 +54,15 @@ def refuse(job, *flags, saying, **options):
     ),
     (['--config.eval.batch_prompts=0'], ['eval.batch_prompts=0']),
     (['--config.log.samples_every=0'], ['log.samples_every=0']),
+    (['--config.updates.remat=some'], ["remat='some'", 'none, full, dots']),
+    (
+      ['--config.optimizer.learning_rate=-0.1'],
+      ['optimizer.learning_rate=-0.1 must be above 0'],
+    ),
+    (
+      ['--config.optimizer.clip_norm=-1.0'],
+      ['optimizer.clip_norm=-1.0 must not be negative'],
+    ),
     (['--config.optimizer.schedule=cos'], ["schedule='cos'", 'cosine']),
     (['--init_from=/no/model'], ['/no/model: no such folder', 'config.json']),
     (['--init_from=/no/model.gguf'], ['/no/model.gguf: no such file']),

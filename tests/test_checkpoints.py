@@ -389,6 +389,7 @@ def test_saves_come_every_so_often_and_when_forced_but_once(tmp_path):
   'error',
   [
     OSError(errno.ENOSPC, 'No space left on device'),
+    OSError(errno.EFBIG, 'File too large'),
     ValueError('RESOURCE_EXHAUSTED: write failed: No space left on device'),
   ],
 )
