@@ -90,7 +90,10 @@ def checksums(tree: PyTree) -> dict[str, Array]:
 
   def one(x):
     x = x.astype('uint8') if x.dtype == bool else x
-    return x.view(f'uint{8 * x.dtype.itemsize}').sum(dtype='uint32')
+    bits = x.view(f'uint{8 * x.dtype.itemsize}')
+    # One at a time: with more in flight than XLA allows a device (32), a device
+    # may wait for room while the others wait for it in the sum, for ever.
+    return jax.block_until_ready(bits.sum(dtype='uint32'))
 
   return {name: one(x) for name, x in _flat(tree).items()}
 
