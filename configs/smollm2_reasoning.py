@@ -51,6 +51,24 @@ TASKS = {
        'only the GCD as your final answer.', '<answer>6</answer>'),
     ),
   ),
+  'number_filtering': (
+    dict(dataset='number_filtering', min_numbers=3, max_numbers=3,
+         min_decimals=0, max_decimals=1, min_value=-50, max_value=50),
+    (
+      ("Keep all numbers larger than 20 in this list: ['31', '-4', '25.5']\n"
+       'Return the new list in the same format.',
+       "<answer>['31', '25.5']</answer>"),
+      ("Remove all numbers larger than 5.5 in this list: ['7', '2.1', '-30']\n"
+       'Return the new list in the same format.',
+       "<answer>['2.1', '-30']</answer>"),
+      ("Keep all numbers smaller than -3 in this list: ['-8.2', '0', '14']\n"
+       'Return the new list in the same format.',
+       "<answer>['-8.2']</answer>"),
+      ("Remove all numbers smaller than 1 in this list: ['3', '44.4', '9']\n"
+       'Return the new list in the same format.',
+       "<answer>['3', '44.4', '9']</answer>"),
+    ),
+  ),
   'letter_counting': (
     dict(dataset='letter_counting', min_words=1, max_words=1),
     (
@@ -81,4 +99,7 @@ def get_config(task: str = 'gcd'):
     **settings,
   )
   c.prompt.shots = shots
+  if task == 'number_filtering':
+    # A list of numbers takes a token a digit.
+    c.sample.update(max_prompt_length=512, max_completion_length=40, chunk=20)
   return c

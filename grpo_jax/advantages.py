@@ -27,10 +27,7 @@ def group(
   """
   if std not in ('group', 'batch', 'none'):
     raise ValueError(f'std={std!r} is not one of group, batch, none')
-  present = ~jnp.isnan(rewards)
-  r = jnp.where(present, rewards, 0.0)
-  mean = _mean(r, present, axis=1)
-  centred = jnp.where(present & ~zero_variance(rewards)[:, None], r - mean, 0.0)
+  present, centred = _centre(rewards)
   if std == 'none':
     return centred
   axis = 1 if std == 'group' else (0, 1)
@@ -39,11 +36,79 @@ def group(
   return centred / (jnp.sqrt(variance) + eps)
 
 
-def zero_variance(rewards: Float[Array, 'Q G']) -> Bool[Array, 'Q']:
+def rloo(rewards: Float[Array, 'Q G']) -> Float[Array, 'Q G']:
+  """REINFORCE leave-one-out: A_i = r_i - mean of the other rewards.
+
+  Ahmadian et al. (2402.14740), as n / (n - 1) (r - mean).
+
+  Args:
+    rewards: as in `group`.
+
+  Returns:
+    As in `group`; zero for the only reward of a group.
+  """
+  present, centred = _centre(rewards)
+  n = present.sum(1, keepdims=True)
+  return centred * n / jnp.maximum(n - 1, 1)
+
+
+def reinforce_pp(
+  rewards: Float[Array, 'Q G'], *, ddof: int = 1, eps: float = 1e-8
+) -> Float[Array, 'Q G']:
+  """REINFORCE++: A = (r - batch mean) / (batch std + eps), no groups.
+
+  Hu et al. (2501.03262), for one answer a prompt. Its form with a group
+  baseline is `group` with std='batch'.
+
+  Args:
+    rewards: as in `group`.
+    ddof: as in `group`.
+    eps: added to the standard deviation.
+
+  Returns:
+    float32. Zero for missing rewards, and exactly zero everywhere if all the
+    batch's rewards are equal.
+  """
+  one_group = rewards.reshape(1, -1)
+  values = group(one_group, std='group', ddof=ddof, eps=eps)
+  return values.reshape(rewards.shape)
+
+
+def max_rl(
+  rewards: Float[Array, 'Q G'], *, eps: float = 1e-6
+) -> Float[Array, 'Q G']:
+  """Maximum likelihood RL: A = (r - mean) / (mean + eps).
+
+  Tajwar et al. (2602.02710): with rewards 0 and 1 its gradient is that of
+  log pass rate, truncated at what G samples can tell.
+
+  Args:
+    rewards: as in `group`, and not negative.
+    eps: added to the mean.
+
+  Returns:
+    As in `group`; zero too for a group whose mean is negative, where the
+    objective is not defined.
+  """
+  present, centred = _centre(rewards)
+  mean = _mean(jnp.where(present, rewards, 0.0), present, axis=1)
+  return jnp.where(mean > 0, centred / (jnp.maximum(mean, 0) + eps), 0.0)
+
+
+def zero_variance(group_rewards: Float[Array, 'Q G']) -> Bool[Array, 'Q']:
   """Groups without a signal: at most one distinct reward, by equality."""
-  low = jnp.min(jnp.where(jnp.isnan(rewards), jnp.inf, rewards), 1)
-  high = jnp.max(jnp.where(jnp.isnan(rewards), -jnp.inf, rewards), 1)
+  missing = jnp.isnan(group_rewards)
+  low = jnp.min(jnp.where(missing, jnp.inf, group_rewards), 1)
+  high = jnp.max(jnp.where(missing, -jnp.inf, group_rewards), 1)
   return low >= high
+
+
+def _centre(rewards):
+  """Which rewards are present, and r - mean of the group, 0 without signal."""
+  present = ~jnp.isnan(rewards)
+  signal = present & ~zero_variance(rewards)[:, None]
+  r = jnp.where(present, rewards, 0.0)
+  return present, jnp.where(signal, r - _mean(r, present, axis=1), 0.0)
 
 
 def _mean(x, where, axis):

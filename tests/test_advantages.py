@@ -13,12 +13,15 @@ NAN = float('nan')
 
 
 @functools.cache
-def program(**settings):
-  return jax.jit(functools.partial(advantages.group, **settings))
+def program(name, **settings):
+  return jax.jit(functools.partial(getattr(advantages, name), **settings))
 
 
-def group(rewards, **settings):
-  return np.asarray(program(**settings)(jnp.array(rewards, jnp.float32)))
+def run(name, rewards, **settings):
+  return np.asarray(program(name, **settings)(jnp.array(rewards, jnp.float32)))
+
+
+group = functools.partial(run, 'group')
 
 
 @pytest.mark.parametrize(
@@ -131,3 +134,54 @@ def test_zero_variance_is_by_equality_of_what_is_present():
   np.testing.assert_array_equal(
     advantages.zero_variance(rewards), [True, False, True, True, False]
   )
+
+
+def test_rloo_is_each_reward_less_the_mean_of_its_siblings():
+  # Siblings' means: 2, 3, 4 for the first; the second misses one.
+  np.testing.assert_allclose(
+    run('rloo', [[5, 3, 1], [4, NAN, 1]]), [[3, 0, -3], [3, 0, -3]], atol=1e-6
+  )
+
+
+def test_a_lone_success_is_scaled_by_rloo_too():
+  # Its siblings are all equal; a standard deviation of theirs would be 0.
+  values = run('rloo', [[1, 0, 0, 0]])
+  np.testing.assert_allclose(values, [[1] + 3 * [-1 / 3]], rtol=1e-6)
+
+
+def test_reinforce_pp_takes_mean_and_std_over_the_batch():
+  # 0, 2, 4, 6: mean 3, squares sum to 20; the missing one is in neither.
+  rewards = [[0, 2, NAN], [4, NAN, 6]]
+  expected = np.array([[-3, -1, 0], [1, 0, 3]])
+  for ddof in (0, 1):
+    np.testing.assert_allclose(
+      run('reinforce_pp', rewards, ddof=ddof, eps=0.5),
+      expected / ((20 / (4 - ddof)) ** 0.5 + 0.5),
+      rtol=1e-6,
+    )
+
+
+def test_reinforce_pp_keeps_the_signal_of_a_group_of_equals():
+  values = run('reinforce_pp', [[1, 1], [0, 0]])
+  np.testing.assert_allclose(values[0], -values[1])
+  assert (values[0] > 0).all()
+  assert not run('reinforce_pp', [[0.1] * 16, [0.1] * 16]).any()
+
+
+def test_max_rl_divides_by_the_pass_rate():
+  # Pass rates 1/4 and 3/4.
+  np.testing.assert_allclose(
+    run('max_rl', [[1, 0, 0, 0], [1, 1, NAN, 1], [1, 1, 1, 0]], eps=0.0),
+    [[3, -1, -1, -1], [0, 0, 0, 0], [1 / 3, 1 / 3, 1 / 3, -1]],
+    rtol=1e-6,
+  )
+
+
+def test_max_rl_gives_zero_where_no_answer_is_right_or_rewards_are_negative():
+  assert not run('max_rl', [[0, 0], [-1, -3], [-1, 1]]).any()
+
+
+@pytest.mark.parametrize('name', ['rloo', 'max_rl'])
+def test_no_signal_is_exactly_zero_in_every_group_estimator(name):
+  assert not run(name, [[0.1] * 16, [NAN] * 16]).any()
+  assert not run(name, [[5.0], [7.0]]).any()

@@ -35,7 +35,8 @@ def test_pick_binds_the_arguments_of_the_config():
     (losses, dict(name='k3'), LOSS, r"losses has no 'k3'; there are: clip$"),
     (
       advantages, dict(name='_mean'), ('rewards',),
-      r"advantages has no '_mean'; there are: group, zero_variance$",
+      r"advantages has no '_mean'; there are: group, max_rl, reinforce_pp, "
+      r'rloo$',
     ),
     (
       losses, dict(name='clip', eps_hihg=0.3), LOSS,
