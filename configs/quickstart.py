@@ -13,8 +13,14 @@ def get_config():
     temperature=1.0, max_prompt_length=16, max_completion_length=24, chunk=24
   )
   c.optimizer.update(
-    learning_rate=3e-4, schedule='constant', warmup_steps=0, weight_decay=0.0
+    learning_rate=2e-4,
+    schedule='linear',
+    final_fraction=0.0,
+    warmup_steps=0,
+    weight_decay=0.0,
   )
+  # Without them a random reward moves the base as well: a random walk (LOG.md).
+  c.algorithm.kl_coef = 0.3
   c.rewards.format.weight = 0.1
   c.updates.microbatches = 8
   c.checkpoint.update(every=50, keep_last=1, keep_best=0)
