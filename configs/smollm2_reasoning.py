@@ -85,6 +85,14 @@ TASKS = {
 }  # fmt: skip
 
 
+# Where an answer is longer than a number: lists take a token a digit.
+SAMPLE = {
+  'number_filtering': dict(
+    max_prompt_length=512, max_completion_length=40, chunk=20
+  ),
+}
+
+
 def get_config(task: str = 'gcd'):
   if task not in TASKS:
     raise ValueError(f'no task {task!r} here; there are {", ".join(TASKS)}')
@@ -99,7 +107,5 @@ def get_config(task: str = 'gcd'):
     **settings,
   )
   c.prompt.shots = shots
-  if task == 'number_filtering':
-    # A list of numbers takes a token a digit.
-    c.sample.update(max_prompt_length=512, max_completion_length=40, chunk=20)
+  c.sample.update(SAMPLE.get(task, {}))
   return c

@@ -31,10 +31,7 @@ from grpo_jax.structs import Array, PyTree, TrainState
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
 # A limit on file sizes (EFBIG) is one more way to have no room.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DISK_FULL = (
-  'No space left on device', 'Disk quota exceeded', 'File too large',
-)  # fmt: skip
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Storage that refuses or stalls is not damage: an older step would not help.
 _STORAGE = (
   'PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED',
@@ -148,8 +145,8 @@ def read(
 def is_disk_full(error: BaseException) -> bool:
   """Whether there was no room on disk; tensorstore tells it in words only."""
   return any(
-    (isinstance(e, OSError) and e.errno in _FULL)
-    or any(text in str(e) for text in _DISK_FULL)
+    (isinstance(e, OSError) and e.errno in _DISK_FULL)
+    or any(os.strerror(number) in str(e) for number in _DISK_FULL)
     for e in _chain(error)
   )
 
