@@ -13,6 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tiny
 from tokenizers import Tokenizer
 
 from grpo_jax.models import gguf, hf
@@ -221,6 +222,36 @@ def test_converted_folder_has_model_tokenizer_and_template(tmp_path):
   assert tokenizer['chat_template'] == '{{ messages[0].content }}'
   assert tokenizer['eos_token'] == '<|end|>'
   assert (tmp_path / 'out' / 'tokenizer.json').is_file()
+
+
+def test_training_from_a_file_equals_training_from_its_folder(tmp_path):
+  path = write(tmp_path / 'x.gguf', 'qwen2')
+  gguf.convert(path, tmp_path / 'folder', dtype=np.float32)
+  data = tmp_path / 'data.jsonl'
+  rows = (dict(question=f'ab {i}', answer=str(i)) for i in range(8))
+  data.write_text('\n'.join(json.dumps(row) for row in rows))
+  config = tmp_path / 'config.py'
+  config.write_text(f"""
+import tiny
+
+
+def get_config():
+  c = tiny.get_config()
+  c.task = dict(name='jsonl', path={str(data)!r}, split='train',
+                test_share=0.5, prompt_field='question',
+                answer_field='answer', verifier='number')
+  c.steps = 3
+  c.algorithm.kl_coef = 0.0
+  return c
+""")
+  found = []
+  for start in ('x.gguf', 'folder'):
+    flags = (f'--config={config}', f'--init_from={tmp_path / start}')
+    done = tiny.job('train', f'--workdir={tmp_path}/of_{start}', *flags)
+    assert done.code == 0, done.err
+    found.append(tiny.rows(tmp_path / f'of_{start}'))
+  assert found[0] == found[1]
+  assert any(row.get('grad_norm', 0) > 0 for row in found[0])
 
 
 def tokenizer_of(path):
