@@ -39,7 +39,7 @@ TASKS = {
   ),
   'gcd': (
     dict(dataset='gcd', min_numbers=2, max_numbers=2, min_value=2,
-         max_value=20),
+         max_value=30),
     (
       ('Find the Greatest Common Divisor (GCD) of these numbers: 8, 12. Give '
        'only the GCD as your final answer.', '<answer>4</answer>'),

@@ -104,7 +104,8 @@ def summarise(
   Returns:
     'pass@k' (strict: the answer in its tags), each with '_stderr'; 'lenient'
     (pass@1 of whatever looks like a final answer); 'cons@k'; lengths in
-    tokens, also of right and wrong answers; 'truncated'; per-problem pass@1.
+    tokens, also of right and wrong answers; 'truncated'; 'distinct_problems',
+    as small generators repeat themselves; per-problem pass@1.
   """
 
   def judge(extract):
@@ -138,6 +139,7 @@ def summarise(
     'truncated': float(1 - finished.mean()),
     'answered': float(np.mean([bool(a) for row in given for a in row])),
     'problems': len(examples),
+    'distinct_problems': len({example.prompt for example in examples}),
     'samples': lengths.shape[1],
     'per_problem': strict.mean(1).tolist(),
     'examples': [

@@ -27,7 +27,7 @@ def policy(
     logprobs, entropy: of the policy being trained.
     batch: with advantages and old_logprobs, and ref_logprobs if kl_coef > 0.
     loss: `clip` with its arguments bound.
-    kl: `k3`.
+    kl: `k2` or `k3`.
     kl_coef: weight of the KL term (beta).
 
   Returns:
@@ -85,6 +85,15 @@ def clip(
 
 
 # KL estimators of x = log ref - log policy, per sampled token.
+
+
+def k2(x: Float[Array, 'Q G C']) -> Float[Array, 'Q G C']:
+  """x^2 / 2 >= 0 (Schulman 2020).
+
+  Its mean is KL(policy || reference) to second order; its gradient as a loss,
+  on-policy, is exactly that of KL(policy || reference).
+  """
+  return x**2 / 2
 
 
 def k3(x: Float[Array, 'Q G C']) -> Float[Array, 'Q G C']:

@@ -149,13 +149,10 @@ def reference_logprobs(policy: Policy, cfg) -> Callable[[PyTree, Batch], Array]:
   parts = cfg.updates.microbatches * cfg.updates.minibatches
 
   def fn(params, batch):
-    def split(x):
-      return jnp.swapaxes(
-        x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1
-      )
-
-    split_batch = jax.tree.map(split, batch)
-    out = jax.lax.map(lambda b: scoring(params, b)[0], split_batch)
+    split = functools.partial(update_lib.split_rows, parts=parts)
+    out = jax.lax.map(
+      lambda part: scoring(params, part)[0], jax.tree.map(split, batch)
+    )
     return jnp.swapaxes(out, 0, 1).reshape(batch.targets.shape)
 
   return jax.jit(

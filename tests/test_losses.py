@@ -85,6 +85,11 @@ def test_k3_gives_the_number_by_hand():
   )
 
 
+def test_k2_gives_the_number_by_hand():
+  x = jnp.array([[[0.0, 2.0, -0.5]]])
+  np.testing.assert_array_equal(losses.k2(x)[0, 0], [0, 2, 0.125])
+
+
 def test_k3_is_never_negative_however_close_the_policies():
   x = jnp.geomspace(1e-12, 20, 4000)
   x = jnp.concatenate([-x, x])[None, None]
@@ -97,30 +102,31 @@ REF = np.array([0.5, 0.3, 0.15, 0.05], np.float32)
 LOGITS = jnp.array([-1.0, 0.5, 0.9, 0.0])
 
 
-@jax.jit
-def expected_k3(logits, sampled_from):
+def expected(estimator, logits, sampled_from):
   logprobs = jax.nn.log_softmax(logits)
-  k3 = losses.k3((jnp.log(REF) - logprobs)[None, None])[0, 0]
-  return jnp.sum(sampled_from * k3)
+  values = estimator((jnp.log(REF) - logprobs)[None, None])[0, 0]
+  return jnp.sum(sampled_from * values)
 
 
 def test_k3_is_on_average_the_reverse_kl():
   policy = jax.nn.softmax(LOGITS)
   reverse = float(jnp.sum(policy * (jnp.log(policy) - jnp.log(REF))))
   # Sums of four fp32 terms of order 1.
-  assert expected_k3(LOGITS, policy) == pytest.approx(reverse, abs=1e-6)
+  assert expected(losses.k3, LOGITS, policy) == pytest.approx(reverse, abs=1e-6)
 
 
-def test_the_gradient_of_k3_is_on_average_that_of_the_forward_kl():
-  # Tokens are sampled, so no gradient flows through their frequency: what is
-  # left, E[(1 - ref/policy) grad logprob], belongs to KL(reference || policy).
+def test_the_mean_gradient_of_k2_is_the_reverse_kls_and_of_k3_the_forwards():
+  # Tokens are sampled, so no gradient flows through their frequency. What is
+  # left of k3, E[(1 - ref/policy) grad logprob], belongs to
+  # KL(reference || policy).
   policy = jax.nn.softmax(LOGITS)
-  got = jax.grad(expected_k3)(LOGITS, policy)
-  forward = policy - REF  # the softmax's gradient of -sum ref logprob
-  np.testing.assert_allclose(got, forward, atol=1e-6)
   gap = jnp.log(policy) - jnp.log(REF)
   reverse = policy * (gap - jnp.sum(policy * gap))
-  assert jnp.abs(got - reverse).max() > 0.05
+  forward = policy - REF  # the softmax's gradient of -sum ref logprob
+  assert jnp.abs(forward - reverse).max() > 0.05
+  for estimator, wanted in ((losses.k2, reverse), (losses.k3, forward)):
+    got = jax.grad(expected, argnums=1)(estimator, LOGITS, policy)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def one_token_batch(old, ref, advantage=0.0):
