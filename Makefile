@@ -44,7 +44,7 @@ $(VENV)/.installed: setup.py
 
 # What the SmolLM2 experiments need besides.
 $(VENV)/.smollm2: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -e '.[gguf,reasoning_gym]'
+	$(BIN)/python -m pip install -q -e '.[gguf,reasoning-gym]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.installed

@@ -21,7 +21,7 @@ setup(
     'jax>=0.10',
     'jaxtyping>=0.3',
     'jinja2>=3.1',
-    'math-verify[antlr4_13_2]>=0.9',
+    'math-verify[antlr4-13-2]>=0.9',
     'ml-collections>=1.1',
     'numpy>=2.0',
     'optax>=0.2.5',
@@ -34,7 +34,7 @@ setup(
   ],
   extras_require={
     'gguf': GGUF,
-    'reasoning_gym': REASONING_GYM,
+    'reasoning-gym': REASONING_GYM,
     'report': ['matplotlib>=3.9', 'nbclient', 'ipykernel'],
     'test': [
       'beartype>=0.20',
