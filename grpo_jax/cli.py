@@ -16,6 +16,7 @@ import jax
 from ml_collections import config_flags, ConfigDict
 
 from configs import base
+from grpo_jax import runs
 
 CONFIG = 'config.json'
 # A config file that reads a run's config.json.
@@ -99,12 +100,14 @@ def save_config(cfg: ConfigDict, workdir: pathlib.Path) -> None:
 
 def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
-  path = workdir / CONFIG
-  if not path.exists():
+  if not (workdir / CONFIG).exists():
     return []
-  # Through JSON, which has no tuples.
-  new = _flat(json.loads(json.dumps(cfg.to_dict())))
-  old = _flat(json.loads(path.read_text(encoding='utf-8')))
+  # Through JSON, where a tuple equals a list. A field that the run did not have
+  # yet has not changed: it has its default.
+  new, old = (
+    _flat(json.loads(json.dumps(c.to_dict())))
+    for c in (cfg, runs.open_run(workdir).config)
+  )
   return sorted(k for k in new | old if new.get(k) != old.get(k))
 
 

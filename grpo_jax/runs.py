@@ -19,8 +19,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from configs import base
 from grpo_jax import checkpoints, metrics
 from grpo_jax.structs import PyTree
+
+# Made of functions or of fields of one, though without a name themselves.
+_FUNCTIONS = ('rewards', 'eval.task')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +35,13 @@ class Run:
 
   @property
   def config(self) -> ml_collections.ConfigDict:
-    """The whole config that the run was started with."""
-    return ml_collections.ConfigDict(_json(self.workdir / 'config.json'))
+    """The whole config that the run was started with, locked.
+
+    Fields that did not exist then have the defaults of `configs.base`.
+    """
+    saved = _tuples(_json(self.workdir / 'config.json'))
+    whole = _overlay(base.get_config().to_dict(), saved)
+    return ml_collections.ConfigDict(whole).lock()
 
   @property
   def metrics(self) -> dict[str, np.ndarray]:
@@ -115,6 +124,28 @@ def open_run(workdir: str | os.PathLike) -> Run:
       f'{path} is not the workdir of a run: it has no config.json{remedy}'
     )
   return Run(path)
+
+
+def _overlay(below, above, prefix=''):
+  """`below` with `above` over it, field by field.
+
+  A dict that selects a function is taken whole: arguments belong to the name.
+  """
+  merged = dict(below)
+  for name, value in above.items():
+    old, path = below.get(name), prefix + name
+    fields = isinstance(old, dict) and isinstance(value, dict)
+    if fields and 'name' not in old and path not in _FUNCTIONS:
+      value = _overlay(old, value, f'{path}.')
+    merged[name] = value
+  return merged
+
+
+def _tuples(value):
+  """Tuples for the lists that JSON made of them: lists cannot be overridden."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _json(path):

@@ -4,12 +4,17 @@ import json
 import math
 import pathlib
 
+from absl import flags
 import jax
 import jax.numpy as jnp
+from ml_collections import config_flags
 import nbformat
 import numpy as np
 import pytest
+import tiny
 
+from configs import base
+from grpo_jax import cli, run_config
 from grpo_jax.checkpoints import Checkpoints
 from grpo_jax.metrics import Writer
 from grpo_jax.runs import open_run
@@ -76,13 +81,92 @@ def test_curves_have_a_value_a_step_and_nan_where_missing(workdir):
 def test_config_samples_and_evaluation_are_read(workdir):
   run = open_run(str(workdir))
   assert run.config.algorithm.kl_coef == 0.04
-  assert list(run.config.eval.ks) == [1, 16]
+  assert run.config.eval.ks == (1, 16)
   assert len(run.samples()) == 6
   assert run.samples(2) == [
     {'step': 2, **sample(0.5)}, {'step': 2, **sample(-1.5)},
   ]  # fmt: skip
   assert run.samples(9) == []
   assert run.eval is None
+
+
+def saved(folder, config):
+  """The config of a run that was saved as this JSON."""
+  (folder / 'config.json').write_text(json.dumps(config))
+  return open_run(folder).config
+
+
+def test_a_config_is_read_as_it_was_saved(tmp_path):
+  config = tiny.get_config()
+  config.prompt.shots = (('1+1=', '2'), ('1+2=', '3'))
+  # The tuples are tuples again.
+  found = saved(tmp_path, config.to_dict())
+  assert found.to_dict() == config.to_dict()
+  assert found.is_locked and found.eval.is_locked
+
+
+def test_fields_that_came_later_have_their_defaults(tmp_path):
+  config = base.get_config().to_dict()
+  del config['generate'], config['eval']['min_p']
+  config['eval']['top_p'] = 0.5
+  found = saved(tmp_path, config)
+  assert found.generate.samples == 1
+  assert found.eval.min_p == 0.0 and found.eval.top_p == 0.5
+
+
+def test_a_field_that_came_later_is_no_changed_value(tmp_path):
+  config = base.get_config()
+  old = config.to_dict()
+  del old['eval']['min_p']
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  assert cli.changed_fields(config, tmp_path) == []
+  config.eval.update(min_p=0.1, ks=(1, 2))
+  assert cli.changed_fields(config, tmp_path) == ['eval.ks', 'eval.min_p']
+
+
+def test_fields_that_are_gone_are_kept(tmp_path):
+  found = saved(tmp_path, {'eval': {'beams': [2, 3]}, 'ancient': {'x': 1}})
+  assert found.eval.beams == (2, 3) and found.ancient.x == 1
+
+
+@pytest.mark.parametrize(
+  'field',
+  [
+    'task', 'rewards', 'eval.task', 'algorithm.advantages', 'algorithm.loss',
+    'algorithm.weights', 'algorithm.kl',
+  ],
+)  # fmt: skip
+def test_a_function_keeps_its_own_arguments_only(tmp_path, field):
+  spec = {'name': 'other', 'argument': 1}
+  if field == 'rewards':
+    spec = {'mine': spec}
+  config = spec
+  for name in reversed(field.split('.')):
+    config = {name: config}
+  found = saved(tmp_path, config)
+  for name in field.split('.'):
+    found = found[name]
+  assert found.to_dict() == spec
+
+
+@pytest.mark.parametrize(
+  'flag, field, value',
+  [
+    ('--config.eval.ks=(1,4)', 'ks', (1, 4)),
+    ('--config.eval.samples=4', 'samples', 4),
+  ],
+)
+def test_fields_of_a_run_can_be_overridden(
+  workdir, monkeypatch, flag, field, value
+):
+  argv = ['evaluate', f'--config={run_config.__file__}:{workdir}', flag]
+  # config_flags looks there for the fields that are overridden.
+  monkeypatch.setattr('sys.argv', argv)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', None, flag_values=values)
+  values(argv)
+  assert values.config.eval[field] == value
+  assert values.config.seed == 7
 
 
 def test_the_evaluation_appears_when_it_is_written(tmp_path):
