@@ -133,8 +133,10 @@ def _parse(argv):
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:
     _fail(_unknown_field(argv, error))
+  except SyntaxError as error:
+    _fail(ValueError(f'{error.filename}:{error.lineno}: {error.msg}'))
   except (flags.Error, TypeError, ValueError, OSError) as error:
-    _fail(error)
+    _fail(_in_config_file(argv, error))
 
 
 def _run(job):
@@ -191,6 +193,30 @@ def _value(argv, position):
   return argv[position].partition('=')[2] or ''.join(following)
 
 
+def _in_config_file(argv, error):
+  """What the config file raised, where ml_collections quotes its traceback."""
+  wrapped = error
+  while not str(wrapped).startswith('Error whilst parsing config file'):
+    wrapped = wrapped.__context__
+    if wrapped is None:
+      return error
+  cause = wrapped.__context__
+  file = _value(argv, _positions(argv)['config']).partition(':')[0]
+  if file == str(_FROM_RUN):
+    return cause  # names the run's file
+  lines = _lines_of(file, cause)
+  return ValueError(f'{":".join((file, *lines[-1:]))}: {cause}')
+
+
+def _lines_of(file, error):
+  """Where the error has passed through this file, outermost first."""
+  path = pathlib.Path(file).resolve()
+  frames = traceback.extract_tb(error.__traceback__)
+  return [
+    str(f.lineno) for f in frames if pathlib.Path(f.filename).resolve() == path
+  ]
+
+
 def _unknown_field(argv, error):
   """What ml_collections raises for a field it does not know, in full."""
   # It raises AttributeError(KeyError('name, then a suggestion')).
@@ -198,10 +224,10 @@ def _unknown_field(argv, error):
   text, _, suggestion = str(cause.args[0]).partition('\n')
   names = _positions(argv)
   file, _, argument = _value(argv, names['config']).partition(':')
-  for frame in traceback.extract_tb(error.__traceback__):
-    if pathlib.Path(frame.filename).resolve() == pathlib.Path(file).resolve():
-      told = text if cause is error else f'no {text}. {suggestion}'
-      return ValueError(f'{file}:{frame.lineno}: {told}')
+  lines = _lines_of(file, error)
+  if lines:
+    told = text if cause is error else f'no {text}. {suggestion}'
+    return ValueError(f'{file}:{lines[0]}: {told}')
   get_config = runpy.run_path(file).get('get_config')
   if get_config is None:
     return ValueError(f'{file}: no function get_config')

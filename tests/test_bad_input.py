@@ -139,6 +139,38 @@ def test_a_config_file_with_a_mistake_is_told_by_its_line(tmp_path):
 @pytest.mark.parametrize(
   'line, saying',
   [
+    ('raise ValueError("no task here")', [':4: no task here']),
+    ('c.steps = "three"', [':4: ', 'steps', 'str']),
+    ('c.steps = 3)', [":4: unmatched ')'"]),
+  ],
+)
+def test_what_a_config_file_raises_is_told_without_its_traceback(
+  tmp_path, line, saying
+):
+  flag = config(tmp_path, line)
+  prefix = f'error: {tmp_path}/config.py'
+  saying = [prefix + saying[0], *saying[1:]]
+  refuse('train', flag, f'--workdir={tmp_path}/run', saying=saying)
+
+
+def test_an_argument_that_a_config_file_does_not_know_is_told_by_its_path():
+  file = tiny.REPO / 'configs' / 'smollm2_reasoning.py'
+  saying = [f'error: {file}:', ": no task 'weekday' here; there are chain_sum"]
+  refuse('train', f'--config={file}:weekday', saying=saying)
+  file = tiny.REPO / 'configs' / 'quickstart.py'
+  saying = [f'error: {file}: get_config() takes 0 positional arguments']
+  refuse('train', f'--config={file}:weekday', saying=saying)
+
+
+def test_a_damaged_config_of_a_run_is_told_by_its_file(tmp_path):
+  (tmp_path / 'config.json').write_text('{"steps": ')
+  saying = [f'error: {tmp_path}/config.json is damaged: ']
+  refuse('train', '--config=', f'--workdir={tmp_path}', saying=saying)
+
+
+@pytest.mark.parametrize(
+  'line, saying',
+  [
     (
       'c.rewards.style = dict(name="format")',
       ['rewards.style has no weight', '0 only reports it'],
