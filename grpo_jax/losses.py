@@ -1,108 +1,228 @@
-"""Objectives, per-token losses, KL estimators and token weights.
+"""Per-token policy losses, KL estimators and token weights.
 
-An algorithm is advantages x token weights x per-token loss (+ KL). Functions
-here are per token; the masked, weighted sum is `update.py`'s.
+Functions here are per token; `objectives.py` joins them and `update.py` takes
+the masked, weighted sum.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from grpo_jax.structs import Array, Batch
+from grpo_jax.structs import Array
 
-# Objectives: what `update` minimises, per token, and per-token metrics.
+# Policy losses: (logprobs, old_logprobs, advantages, mask) -> (loss, whether
+# the clip took the gradient away). Masked logprobs are 0 on both sides. rho is
+# the token's ratio exp(logprobs - old_logprobs).
 
-
-def policy(
-  logprobs: Float[Array, 'Q G C'],
-  entropy: Float[Array, 'Q G C'],
-  batch: Batch,
-  *,
-  loss,
-  kl,
-  kl_coef: float,
-) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
-  """GRPO's token objective: loss + kl_coef * KL(policy || reference).
-
-  Args:
-    logprobs, entropy: of the policy being trained.
-    batch: with advantages and old_logprobs, and ref_logprobs if kl_coef > 0.
-    loss: `clip` with its arguments bound.
-    kl: `k2` or `k3`.
-    kl_coef: weight of the KL term (beta).
-
-  Returns:
-    Loss per token, and metrics per token. Both may hold anything where the
-    mask is false.
-  """
-  # Masked positions get a ratio of exactly 1: no inf can reach a gradient.
-  log_ratio = jnp.where(batch.mask, logprobs - batch.old_logprobs, 0.0)
-  token_loss, clipped = loss(log_ratio, batch.advantages[:, :, None])
-  metrics = {
-    'policy_loss': token_loss,
-    'entropy': entropy,
-    'clip_share': clipped,
-    'ratio': jnp.exp(log_ratio),
-    'logprob_gap': jnp.abs(log_ratio),
-  }
-  if kl_coef > 0:
-    gap = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
-    divergence = kl(gap)
-    metrics['kl'] = divergence
-    token_loss = token_loss + kl_coef * divergence
-  return token_loss, metrics
-
-
-def supervised(
-  logprobs: Float[Array, 'Q G C'],
-  entropy: Float[Array, 'Q G C'],
-  batch: Batch,
-) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
-  """Cross entropy in nats per token."""
-  loss = -jnp.where(batch.mask, logprobs, 0.0)
-  return loss, {'nll': loss, 'entropy': entropy}
-
-
-# Per-token policy losses: (log ratio [Q G C], advantages [Q G 1]) -> (loss,
-# whether the clip took the gradient away).
+Loss = tuple[Float[Array, 'Q G C'], Bool[Array, 'Q G C']]
 
 
 def clip(
-  log_ratio: Float[Array, 'Q G C'],
-  advantages: Float[Array, 'Q G 1'],
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
   *,
   eps_low: float = 0.2,
   eps_high: float = 0.2,
-) -> tuple[Float[Array, 'Q G C'], Bool[Array, 'Q G C']]:
+  dual_clip: float = float('inf'),
+) -> Loss:
   """PPO's clipped surrogate: -min(rho A, clip(rho, 1-eps_low, 1+eps_high) A).
 
-  PPO (1707.06347) eq. 7; DeepSeekMath (2402.03300) eq. 3. rho is the token's
-  ratio. R1 sets eps = 10: no lower bound, upper bound 11.
+  PPO (1707.06347) eq. 7; DeepSeekMath (2402.03300) eq. 3. R1 sets eps = 10: no
+  lower bound, upper bound 11.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above.
+    eps_low, eps_high: bounds of the ratio.
+    dual_clip: for A < 0 the loss is at most -dual_clip A (Ye et al.
+      1912.09729 eq. 5). The two-sided clip of INTELLECT-2 (2505.07291) is the
+      same for a delta above 1 + eps_high.
   """
-  ratio = jnp.exp(log_ratio)
+  del mask
+  return _clipped(
+    jnp.exp(logprobs - old_logprobs), advantages, eps_low, eps_high, dual_clip
+  )
+
+
+def gspo(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  eps_low: float = 3e-4,
+  eps_high: float = 4e-4,
+) -> Loss:
+  """`clip` of the sequence's ratio s = exp(mean of log rho), in token form.
+
+  GSPO (2507.18071) eq. 5 and 14: every token has the value s and a gradient of
+  its own, s A grad logprob. Meant for `sequence_mean` weights: with those it is
+  the sequence objective exactly.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above.
+    eps_low, eps_high: bounds of s (the paper's, 5.1).
+  """
+  ratio = jnp.exp(_sequence_log_ratio(logprobs, old_logprobs, mask))
+  return _clipped(ratio, advantages, eps_low, eps_high, float('inf'))
+
+
+def cispo(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  eps_low: float = float('inf'),
+  eps_high: float = 4.0,
+) -> Loss:
+  """-sg(clip(rho, 1-eps_low, 1+eps_high)) A logprob.
+
+  MiniMax-M1 (2506.13585) eq. 4-5: the weight is bounded, no gradient is lost.
+  The upper bound is 1 + eps_high; TRL's `epsilon_high` is the bound itself.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above.
+    eps_low, eps_high: bounds of the weight; no lower one, as in the paper.
+
+  Returns:
+    Loss, and where the weight is at a bound.
+  """
+  del mask
+  ratio = jnp.exp(jax.lax.stop_gradient(logprobs) - old_logprobs)
+  held = jnp.clip(ratio, 1 - eps_low, 1 + eps_high)
+  return -held * advantages * logprobs, held != ratio
+
+
+def reinforce(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+) -> Loss:
+  """-A logprob (Williams 1992): no ratio, so right for one update a rollout."""
+  del old_logprobs
+  return -advantages * logprobs, jnp.zeros_like(mask)
+
+
+def sapo(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  tau_pos: float = 1.0,
+  tau_neg: float = 1.05,
+) -> Loss:
+  """-4/tau sigmoid(tau (rho - 1)) A: a soft gate in place of the clip.
+
+  SAPO (2511.20347) eq. 5-6; on policy its gradient is REINFORCE's.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above.
+    tau_pos, tau_neg: how fast the gate closes, for A > 0 and A <= 0.
+  """
+  ratio = jnp.exp(logprobs - old_logprobs)
+  tau = jnp.where(advantages > 0, tau_pos, tau_neg)
+  gate = 4 / tau * jax.nn.sigmoid(tau * (ratio - 1))
+  return -gate * advantages, jnp.zeros_like(mask)
+
+
+def vespo(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  k_pos: float = 2.0,
+  lambda_pos: float = 3.0,
+  k_neg: float = 3.0,
+  lambda_neg: float = 2.0,
+) -> Loss:
+  """-sg(phi(w)) A logprob, phi(w) = w^k exp(lambda (1 - w)).
+
+  VESPO, as in TRL 1.16: w is the product of the completion's ratios, phi(1) = 1
+  and far-off completions fade out. Clamps of log w are TRL's.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above.
+    k_pos, lambda_pos, k_neg, lambda_neg: of phi, for A >= 0 and A < 0.
+  """
+  log_ratio = jnp.clip(logprobs - old_logprobs, -20.0, 20.0)
+  log_w = jnp.sum(log_ratio, -1, keepdims=True, where=mask)
+  log_w = jax.lax.stop_gradient(jnp.clip(log_w, jnp.log(1e-8), 20.0))
+  k = jnp.where(advantages >= 0, k_pos, k_neg)
+  lam = jnp.where(advantages >= 0, lambda_pos, lambda_neg)
+  phi = jnp.exp(k * log_w + lam * (1 - jnp.exp(log_w)))
+  return -phi * advantages * logprobs, jnp.zeros_like(mask)
+
+
+def _clipped(ratio, advantages, eps_low, eps_high, dual_clip):
   free = ratio * advantages
   held = jnp.clip(ratio, 1 - eps_low, 1 + eps_high) * advantages
-  return -jnp.minimum(free, held), held < free
+  value = jnp.minimum(free, held)
+  if dual_clip == float('inf'):
+    return -value, held < free
+  floor = jnp.where(advantages < 0, dual_clip * advantages, -jnp.inf)
+  return -jnp.maximum(value, floor), (held < free) | (floor > value)
 
 
-# KL estimators of x = log ref - log policy, per sampled token.
+def _sequence_log_ratio(logprobs, old_logprobs, mask):
+  """Mean log rho of the completion, with the gradient of each token's own."""
+  log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
+  tokens = jnp.maximum(mask.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
+  mean = jax.lax.stop_gradient(log_ratio.sum(-1, keepdims=True) / tokens)
+  return mean + logprobs - jax.lax.stop_gradient(logprobs)
 
 
-def k2(x: Float[Array, 'Q G C']) -> Float[Array, 'Q G C']:
+# KL estimators of x = log ref - log policy per sampled token. log_ratio is the
+# token's log rho, which only `k3_ratio` needs.
+
+
+def k1(
+  x: Float[Array, 'Q G C'], log_ratio: Float[Array, 'Q G C']
+) -> Float[Array, 'Q G C']:
+  """-x (Schulman 2020): the KL itself, on average. For the reward only.
+
+  As a loss its gradient is zero on average: E[grad logprob] = 0.
+  """
+  del log_ratio
+  return -x
+
+
+def k2(
+  x: Float[Array, 'Q G C'], log_ratio: Float[Array, 'Q G C']
+) -> Float[Array, 'Q G C']:
   """x^2 / 2 >= 0 (Schulman 2020).
 
   Its mean is KL(policy || reference) to second order; its gradient as a loss,
   on-policy, is exactly that of KL(policy || reference).
   """
+  del log_ratio
   return x**2 / 2
 
 
-def k3(x: Float[Array, 'Q G C']) -> Float[Array, 'Q G C']:
+def k3(
+  x: Float[Array, 'Q G C'], log_ratio: Float[Array, 'Q G C']
+) -> Float[Array, 'Q G C']:
   """exp(x) - x - 1 >= 0 (Schulman 2020; DeepSeekMath eq. 4).
 
   Its mean on the policy's samples is KL(policy || reference); its gradient as a
   loss, on-policy, is that of KL(reference || policy).
   """
+  del log_ratio
   return jnp.expm1(x) - x
+
+
+def k3_ratio(
+  x: Float[Array, 'Q G C'], log_ratio: Float[Array, 'Q G C']
+) -> Float[Array, 'Q G C']:
+  """rho (exp(x) - x - 1), the ratio with its gradient (DeepSeek-V3.2, 3.1).
+
+  Unbiased off-policy, and its gradient too is that of KL(policy || reference).
+  """
+  return jnp.exp(log_ratio) * (jnp.expm1(x) - x)
 
 
 # Token weights: mask -> weights that already hold every normaliser. They are
@@ -124,6 +244,22 @@ def sequence_mean(mask: Bool[Array, 'Q G C']) -> Float[Array, 'Q G C']:
   tokens = mask.sum(-1, keepdims=True, dtype=jnp.float32)
   completions = (tokens > 0).sum(dtype=jnp.float32)
   return mask / jnp.maximum(tokens, 1.0) / jnp.maximum(completions, 1.0)
+
+
+def sequence_sum(mask: Bool[Array, 'Q G C']) -> Float[Array, 'Q G C']:
+  """1 / completions: long completions weigh more (LUSPO, as in TRL)."""
+  completions = mask.any(-1).sum(dtype=jnp.float32)
+  return mask / jnp.maximum(completions, 1.0)
+
+
+def prompt_mean(mask: Bool[Array, 'Q G C']) -> Float[Array, 'Q G C']:
+  """1 / (tokens of the group * groups): every prompt weighs the same.
+
+  A group without a counted token is not counted either.
+  """
+  tokens = mask.sum((1, 2), keepdims=True, dtype=jnp.float32)
+  groups = (tokens > 0).sum(dtype=jnp.float32)
+  return mask / jnp.maximum(tokens, 1.0) / jnp.maximum(groups, 1.0)
 
 
 def constant(

@@ -15,13 +15,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
 from grpo_jax import advantages as advantages_lib
-from grpo_jax import config, logprobs, losses, sampling, sharding
+from grpo_jax import config, logprobs, losses, objectives, sampling, sharding
 from grpo_jax import optimizer as optimizer_lib
 from grpo_jax import update as update_lib
 from grpo_jax.models import params as params_lib
 from grpo_jax.models import transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout, TrainState
+
+# What tells a loss from a KL estimator in `losses`: their arguments.
+LOSS = ('logprobs', 'old_logprobs', 'advantages', 'mask')
+KL = ('x', 'log_ratio')
 
 
 def stream(seed: int, name: str, step: int) -> Array:
@@ -190,7 +194,7 @@ def trainer(
   updates: int,
   reference: bool,
 ) -> Trainer:
-  """Programs for an objective (see `losses`).
+  """Programs for an objective (see `objectives`).
 
   Args:
     policy: what is trained.
@@ -241,9 +245,9 @@ def policy_trainer(policy: Policy, cfg) -> Trainer:
   """The trainer of a GRPO run."""
   algorithm = cfg.algorithm
   objective = functools.partial(
-    losses.policy,
-    loss=config.pick(losses, algorithm.loss, takes=('log_ratio', 'advantages')),
-    kl=config.pick(losses, algorithm.kl, takes=('x',)),
+    objectives.policy,
+    loss=config.pick(losses, algorithm.loss, takes=LOSS),
+    kl=config.pick(losses, algorithm.kl, takes=KL),
     kl_coef=algorithm.kl_coef,
   )
   return trainer(

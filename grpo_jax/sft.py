@@ -12,6 +12,7 @@ from grpo_jax import (
   config,
   layout,
   losses,
+  objectives,
   policy,
   programs,
   questions,
@@ -30,7 +31,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   trainer = programs.trainer(
     pol,
     cfg,
-    objective=losses.supervised,
+    objective=objectives.supervised,
     weigh=losses.token_mean,
     # Temperature 1: the likelihood itself.
     scoring=programs.score(

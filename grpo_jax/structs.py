@@ -88,9 +88,10 @@ class Batch:
   inputs: Array  # [Q G C] int32
   targets: Array  # [Q G C] int32
   mask: Array  # [Q G C] bool, tokens that count
-  advantages: Array | None = None  # [Q G] float32
+  advantages: Array | None = None  # [Q G], or [Q G C] with a critic, float32
   old_logprobs: Array | None = None  # [Q G C] float32
   ref_logprobs: Array | None = None  # [Q G C] float32
+  factors: Array | None = None  # [Q G C] float32, scale each token's loss
 
 
 @struct.dataclass

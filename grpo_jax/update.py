@@ -45,9 +45,10 @@ def update(
   Args:
     state: donated by the caller.
     batch: one minibatch.
-    score: (params, batch) -> logprobs and entropy [Q G C].
-    objective: (logprobs, entropy, batch) -> per-token loss and metrics; see
-      `losses.policy`.
+    score: (params, batch) -> what the objective takes, as logprobs and entropy
+      [Q G C].
+    objective: (batch, *scores) -> per-token loss and metrics; see
+      `objectives.policy`.
     weigh: mask -> weights [Q G C]; see `losses.token_mean`.
     tx: the optimizer.
     microbatches: how many parts Q is split into.
@@ -100,8 +101,7 @@ def accumulate(
   """Gradient, loss, sums over counted tokens, and maxima of 'logprob_gap'."""
 
   def loss_fn(params, batch, weights):
-    logprobs, entropy = score(params, batch)
-    token_loss, metrics = objective(logprobs, entropy, batch)
+    token_loss, metrics = objective(batch, *score(params, batch))
     # `where`, not a product with 0: a masked inf must not become NaN.
     loss = jnp.sum(jnp.where(batch.mask, weights * token_loss, 0.0))
     masked = {k: jnp.where(batch.mask, v, 0.0) for k, v in metrics.items()}

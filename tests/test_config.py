@@ -8,8 +8,7 @@ import pytest
 
 from configs import base
 from grpo_jax import advantages, config, losses
-
-LOSS = ('log_ratio', 'advantages')
+from grpo_jax.programs import KL, LOSS
 
 
 def test_pick_binds_the_arguments_of_the_config():
@@ -24,15 +23,16 @@ def test_pick_binds_the_arguments_of_the_config():
   [
     (
       losses, dict(name='clipp'), LOSS,
-      r"losses has no 'clipp' \(did you mean 'clip'\?\); there are: clip$",
+      r"losses has no 'clipp' \(did you mean 'clip'\?\); there are: cispo, "
+      r'clip, gspo, reinforce, sapo, vespo$',
     ),
     (
       losses, dict(name='tokens'), ('mask',),
-      r"losses has no 'tokens'.*; there are: constant, sequence_mean, "
-      r'token_mean$',
+      r"losses has no 'tokens'.*; there are: constant, prompt_mean, "
+      r'sequence_mean, sequence_sum, token_mean$',
     ),
     # A KL estimator is no loss, and helpers are nothing at all.
-    (losses, dict(name='k3'), LOSS, r"losses has no 'k3'; there are: clip$"),
+    (losses, dict(name='k3'), LOSS, r"losses has no 'k3'; there are: cispo, "),
     (
       advantages, dict(name='_mean'), ('rewards',),
       r"advantages has no '_mean'; there are: group, max_rl, reinforce_pp, "
@@ -41,10 +41,10 @@ def test_pick_binds_the_arguments_of_the_config():
     (
       losses, dict(name='clip', eps_hihg=0.3), LOSS,
       r"losses.clip takes no 'eps_hihg' \(did you mean 'eps_high'\?\); it "
-      r'takes: eps_low, eps_high$',
+      r'takes: eps_low, eps_high, dual_clip$',
     ),
     (
-      losses, dict(name='k3', scale=2), ('x',),
+      losses, dict(name='k3', scale=2), KL,
       r"losses.k3 takes no 'scale'; it takes: nothing$",
     ),
     (

@@ -13,8 +13,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'grpo_jax'
 LAYERS = {
   0: ['structs'],
   1: [
-    'sharding', 'models.params', 'layout', 'advantages', 'losses', 'rewards.*',
-    'tokenizer', 'prompts', 'optimizer', 'measures', 'checkpoint_items',
+    'sharding', 'models.params', 'layout', 'advantages', 'losses',
+    'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer', 'measures',
+    'checkpoint_items',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'metrics', 'checkpoints',

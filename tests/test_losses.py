@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax import losses, update
+from grpo_jax import losses, objectives, update
 from grpo_jax.structs import Batch
 
 NAN, INF = float('nan'), float('inf')
@@ -15,11 +15,15 @@ NAN, INF = float('nan'), float('inf')
 
 def clip(ratio, advantage, **eps):
   """(loss, clipped) of one token."""
-  log_ratio = jnp.log(jnp.full((1, 1, 1), ratio, jnp.float32))
-  loss, clipped = losses.clip(
-    log_ratio, jnp.full((1, 1, 1), advantage, jnp.float32), **eps
-  )
+  loss, clipped = one_token(losses.clip, ratio, advantage, **eps)
   return float(loss[0, 0, 0]), bool(clipped[0, 0, 0])
+
+
+def one_token(loss, ratio, advantage, **settings):
+  old = jnp.full((1, 1, 1), -1.5)
+  new = old + jnp.log(jnp.float32(ratio))
+  advantages = jnp.full((1, 1, 1), advantage, jnp.float32)
+  return loss(new, old, advantages, old < 0, **settings)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,11 @@ def clip(ratio, advantage, **eps):
     (50.0, -2.0, dict(eps_low=10.0, eps_high=10.0), 100.0, False),
     (10.5, 2.0, dict(eps_low=10.0, eps_high=10.0), -21.0, False),
     (12.0, 2.0, dict(eps_low=10.0, eps_high=10.0), -22.0, True),
+    # Dual clip: the loss of a negative advantage is bounded too.
+    (5.0, -2.0, dict(dual_clip=3.0), 6.0, True),
+    (2.0, -2.0, dict(dual_clip=3.0), 4.0, False),
+    (5.0, 2.0, dict(dual_clip=3.0), -2.4, True),
+    (0.5, -2.0, dict(dual_clip=3.0), 1.6, True),
   ],
 )
 def test_clip_gives_the_number_by_hand(ratio, advantage, eps, loss, clipped):
@@ -54,7 +63,8 @@ def slopes(log_ratio, advantage):
   """Gradient of the clipped loss of each token, and the flag."""
 
   def total(x):
-    loss, clipped = losses.clip(x, advantage)
+    mask = jnp.ones_like(x, bool)
+    loss, clipped = losses.clip(x, jnp.zeros_like(x), advantage, mask)
     return loss.sum(), clipped[0, 0]
 
   slope, clipped = jax.grad(total, has_aux=True)(log_ratio)
@@ -81,19 +91,111 @@ def test_k3_gives_the_number_by_hand():
   x = jnp.log(jnp.array([[[1.0, 2.0, 0.5]]]))
   ln2 = 0.6931472
   np.testing.assert_allclose(
-    losses.k3(x)[0, 0], [0, 1 - ln2, ln2 - 0.5], rtol=1e-6
+    losses.k3(x, 0 * x)[0, 0], [0, 1 - ln2, ln2 - 0.5], rtol=1e-6
   )
+
+
+# Two completions, of three tokens and of one; old logprobs -1, padding 0.
+LENGTHS = jnp.array([[[1, 1, 1], [1, 0, 0]]], bool)
+OLD = jnp.where(LENGTHS, -1.0, 0.0)
+LOG_RATIOS = jnp.array([[[0.1, -0.2, 0.4], [0.3, 0.0, 0.0]]])
+ADVANTAGES = jnp.array([[[2.0], [-1.0]]])
+
+
+def two_completions(loss, **settings):
+  """Loss, clipped and the gradient by logprob of the counted tokens."""
+
+  def total(new):
+    value, clipped = loss(new, OLD, ADVANTAGES, LENGTHS, **settings)
+    value = jnp.where(LENGTHS, value, 0.0)
+    return value.sum(), (value, clipped)
+
+  slopes, (value, clipped) = jax.grad(total, has_aux=True)(OLD + LOG_RATIOS)
+  pick = lambda x: np.asarray(x)[np.asarray(LENGTHS)]
+  return pick(value), pick(clipped), pick(slopes)
+
+
+def test_gspo_gives_every_token_the_ratio_of_its_completion():
+  # exp of the means 0.1 and 0.3; values and slopes -s A.
+  s, t = np.exp(0.1), np.exp(0.3)
+  value, clipped, slopes = two_completions(
+    losses.gspo, eps_low=1.0, eps_high=1.0
+  )
+  np.testing.assert_allclose(value, [-2 * s, -2 * s, -2 * s, t], rtol=1e-6)
+  np.testing.assert_allclose(slopes, [-2 * s, -2 * s, -2 * s, t], rtol=1e-6)
+  assert not clipped.any()
+  # At the paper's bounds the first is held; the other is pulled back.
+  value, clipped, slopes = two_completions(losses.gspo)
+  np.testing.assert_allclose(value, [-2 * 1.0004] * 3 + [t], rtol=1e-6)
+  np.testing.assert_allclose(slopes, [0, 0, 0, t], rtol=1e-6)
+  assert clipped.tolist() == [True, True, True, False]
+
+
+def test_cispo_bounds_the_weight_and_keeps_every_gradient():
+  ratio = np.exp([0.1, -0.2, 0.4, 0.3])
+  advantage = np.array([2, 2, 2, -1])
+  logprobs = -1 + np.array([0.1, -0.2, 0.4, 0.3])
+  for settings, low, high in (
+    (dict(), 0.0, 5.0),
+    (dict(eps_low=0.1, eps_high=0.2), 0.9, 1.2),
+  ):
+    held = np.clip(ratio, low, high)
+    value, clipped, slopes = two_completions(losses.cispo, **settings)
+    np.testing.assert_allclose(value, -held * advantage * logprobs, rtol=1e-6)
+    np.testing.assert_allclose(slopes, -held * advantage, rtol=1e-6)
+    assert clipped.tolist() == (held != ratio).tolist()
+
+
+def test_reinforce_and_sapo_give_the_numbers_by_hand():
+  value, _, slopes = two_completions(losses.reinforce)
+  np.testing.assert_allclose(value, [1.8, 2.4, 1.2, -0.7], rtol=1e-6)
+  np.testing.assert_allclose(slopes, [-2, -2, -2, 1], rtol=1e-6)
+  # 4 sigmoid(0) = 2 and slope 1 at ratio 1, whatever tau.
+  for advantage, tau in ((2.0, 1.0), (-3.0, 1.05)):
+    loss, _ = one_token(losses.sapo, 1.0, advantage)
+    assert loss.item() == pytest.approx(-2 * advantage / tau)
+  # tau = 2: 4/2 sigmoid(2 (3/2 - 1)) = 2 / (1 + e^-1) = 1.4621172.
+  loss, _ = one_token(losses.sapo, 1.5, 3.0, tau_pos=2.0)
+  assert loss.item() == pytest.approx(-3 * 1.4621172, rel=1e-6)
+
+
+def test_sapo_on_policy_has_reinforces_gradient():
+  def slope(loss):
+    def total(x):
+      return loss(x, OLD, ADVANTAGES, LENGTHS)[0].sum()
+
+    return np.asarray(jax.grad(total)(OLD))[np.asarray(LENGTHS)]
+
+  np.testing.assert_allclose(
+    slope(losses.sapo), slope(losses.reinforce), rtol=1e-6
+  )
+
+
+def test_vespo_weighs_a_completion_by_the_product_of_its_ratios():
+  w, v = np.exp(0.3), np.exp(0.3)
+  first = w**2 * np.exp(3 * (1 - w))
+  second = v**3 * np.exp(2 * (1 - v))
+  value, _, slopes = two_completions(losses.vespo)
+  wanted = [-2 * first] * 3 + [second]
+  np.testing.assert_allclose(slopes, wanted, rtol=1e-5)
+  logprobs = -1 + np.array([0.1, -0.2, 0.4, 0.3])
+  np.testing.assert_allclose(value, wanted * logprobs, rtol=1e-5)
+
+
+def test_k1_gives_the_number_by_hand():
+  x = jnp.array([[[0.0, 2.0, -0.5]]])
+  np.testing.assert_array_equal(losses.k1(x, x)[0, 0], [0, -2, 0.5])
 
 
 def test_k2_gives_the_number_by_hand():
   x = jnp.array([[[0.0, 2.0, -0.5]]])
-  np.testing.assert_array_equal(losses.k2(x)[0, 0], [0, 2, 0.125])
+  np.testing.assert_array_equal(losses.k2(x, 0 * x)[0, 0], [0, 2, 0.125])
 
 
 def test_k3_is_never_negative_however_close_the_policies():
   x = jnp.geomspace(1e-12, 20, 4000)
   x = jnp.concatenate([-x, x])[None, None]
-  values = np.asarray(jax.jit(losses.k3)(x))
+  values = np.asarray(jax.jit(losses.k3)(x, x))
   assert values.min() >= 0
   assert values[np.abs(x) > 1e-3].min() > 0
 
@@ -104,8 +206,8 @@ LOGITS = jnp.array([-1.0, 0.5, 0.9, 0.0])
 
 def expected(estimator, logits, sampled_from):
   logprobs = jax.nn.log_softmax(logits)
-  values = estimator((jnp.log(REF) - logprobs)[None, None])[0, 0]
-  return jnp.sum(sampled_from * values)
+  x, log_ratio = jnp.log(REF) - logprobs, logprobs - jnp.log(sampled_from)
+  return jnp.sum(sampled_from * estimator(x[None, None], log_ratio[None, None]))
 
 
 def test_k3_is_on_average_the_reverse_kl():
@@ -124,9 +226,28 @@ def test_the_mean_gradient_of_k2_is_the_reverse_kls_and_of_k3_the_forwards():
   reverse = policy * (gap - jnp.sum(policy * gap))
   forward = policy - REF  # the softmax's gradient of -sum ref logprob
   assert jnp.abs(forward - reverse).max() > 0.05
-  for estimator, wanted in ((losses.k2, reverse), (losses.k3, forward)):
+  for estimator, wanted in (
+    (losses.k1, 0.0),  # useless as a loss
+    (losses.k2, reverse),
+    (losses.k3, forward),
+    (losses.k3_ratio, reverse),
+  ):
     got = jax.grad(expected, argnums=1)(estimator, LOGITS, policy)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_the_ratio_makes_k3_the_reverse_kl_off_policy_too():
+  # Samples of another policy than the one trained.
+  others = jnp.array([0.1, 0.2, 0.3, 0.4])
+  policy = jax.nn.softmax(LOGITS)
+  gap = jnp.log(policy) - jnp.log(REF)
+  value, slope = jax.value_and_grad(expected, argnums=1)(
+    losses.k3_ratio, LOGITS, others
+  )
+  assert value == pytest.approx(float(jnp.sum(policy * gap)), abs=1e-6)
+  np.testing.assert_allclose(
+    slope, policy * (gap - jnp.sum(policy * gap)), atol=1e-6
+  )
 
 
 def one_token_batch(old, ref, advantage=0.0):
@@ -145,8 +266,8 @@ def one_token_batch(old, ref, advantage=0.0):
 
 
 def policy_loss(logprobs, entropy, batch, kl_coef=0.1):
-  return losses.policy(
-    logprobs, entropy, batch, loss=losses.clip, kl=losses.k3, kl_coef=kl_coef
+  return objectives.policy(
+    batch, logprobs, entropy, loss=losses.clip, kl=losses.k3, kl_coef=kl_coef
   )
 
 
@@ -197,6 +318,9 @@ MASK = jnp.array([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], bool)
     # 6 tokens; 3 completions that count, of 3, 1 and 2 tokens.
     (losses.token_mean, [1 / 6, 1 / 6, 1 / 6]),
     (losses.sequence_mean, [1 / 9, 1 / 3, 1 / 6]),
+    (losses.sequence_sum, [1 / 3, 1 / 3, 1 / 3]),
+    # Groups of 4 and 2 tokens.
+    (losses.prompt_mean, [1 / 8, 1 / 8, 1 / 4]),
     (functools.partial(losses.constant, length=10), [1 / 30, 1 / 30, 1 / 30]),
   ],
 )
@@ -209,6 +333,8 @@ def test_weights_are_those_by_hand(weigh, by_completion):
 WEIGHTINGS = [
   losses.token_mean,
   losses.sequence_mean,
+  losses.sequence_sum,
+  losses.prompt_mean,
   functools.partial(losses.constant, length=10),
 ]
 
@@ -229,7 +355,7 @@ def gradient(weigh, batch, fill, logprobs_at=0.0):
   """
   extra = jnp.where(batch.mask, 0.0, fill)
   objective = functools.partial(
-    losses.policy, loss=losses.clip, kl=losses.k3, kl_coef=0.1
+    objectives.policy, loss=losses.clip, kl=losses.k3, kl_coef=0.1
   )
   grads, loss, sums, tops = update.accumulate(
     jnp.float32(logprobs_at),
@@ -279,6 +405,6 @@ def test_a_batch_without_a_counted_token_has_zero_loss_and_gradient(weigh):
 def test_supervised_loss_is_the_negative_logprob_of_counted_tokens():
   batch = masked_batch(MASK, NAN)
   logprobs = jnp.where(MASK, -0.25, NAN)
-  loss, metrics = losses.supervised(logprobs, logprobs, batch)
+  loss, metrics = objectives.supervised(batch, logprobs, logprobs)
   np.testing.assert_array_equal(loss, np.where(MASK, 0.25, 0.0))
   np.testing.assert_array_equal(metrics['nll'], loss)

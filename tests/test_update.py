@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from grpo_jax import advantages, layout, losses, programs, update
+from grpo_jax import advantages, layout, losses, objectives, programs, update
 from grpo_jax.structs import Batch
 
 V = 20
@@ -68,7 +68,7 @@ def table_score(params, batch):
 
 def objective(kl_coef=0.1):
   return functools.partial(
-    losses.policy, loss=losses.clip, kl=losses.k3, kl_coef=kl_coef
+    objectives.policy, loss=losses.clip, kl=losses.k3, kl_coef=kl_coef
   )
 
 
@@ -249,7 +249,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     functools.partial(
       update.update,
       score=root,
-      objective=losses.supervised,
+      objective=objectives.supervised,
       weigh=losses.token_mean,
       tx=tx,
       microbatches=1,
@@ -261,15 +261,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_what_an_objective_says_where_the_mask_is_false_does_not_count():
-  def spoilt(logprobs, entropy, batch):
-    loss, metrics = losses.supervised(logprobs, entropy, batch)
+  def spoilt(batch, logprobs, entropy):
+    loss, metrics = objectives.supervised(batch, logprobs, entropy)
     anything = jnp.where(batch.mask, 0.0, jnp.nan)
     return loss + anything, {k: v + anything for k, v in metrics.items()}
 
   batch = ragged()
   one = functools.partial(update.accumulate, score=table_score, microbatches=2)
   args = (TABLE, batch, losses.token_mean(batch.mask))
-  clean = jit(functools.partial(one, objective=losses.supervised))(*args)
+  clean = jit(functools.partial(one, objective=objectives.supervised))(*args)
   assert jnp.isfinite(clean[1]) and clean[0].any()
   got = jit(functools.partial(one, objective=spoilt))(*args)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(clean), strict=True):
