@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
+import fcntl
 import json
 import logging
+import os
 import pathlib
 import runpy
 import signal
@@ -60,6 +63,39 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
   return workdir
 
 
+def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
+  """Takes the workdir, until what is returned is closed or the process ends.
+
+  Args:
+    workdir: created if need be.
+
+  Raises:
+    ValueError: another process has it, and would be written over.
+  """
+  with contextlib.ExitStack() as held:
+    # On several hosts, the first process has the workdir for all of them.
+    if jax.process_index():
+      return held.pop_all()
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / '.lock'
+    file = held.enter_context(path.open('a'))
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(
+        f'{workdir} is in use by process {path.read_text()}; wait for it to '
+        'end or use another --workdir'
+      ) from None
+    except OSError as error:
+      # Some network file systems know no locks.
+      if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+        raise
+    path.write_text(str(os.getpid()))
+    # Emptied, not removed: two processes could lock two files of that name.
+    held.callback(file.truncate, 0)
+    return held.pop_all()
+
+
 @contextlib.contextmanager
 def shutdown_requested() -> Iterator[Callable[[], int]]:
   """Within it, SIGTERM and Ctrl-C only answer 'which has arrived?', 0 for none.
@@ -102,8 +138,7 @@ def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
   if not (workdir / CONFIG).exists():
     return []
-  # Through JSON, where a tuple equals a list. A field that the run did not have
-  # yet has not changed: it has its default.
+  # Through JSON, where a tuple equals a list.
   new, old = (
     _flat(json.loads(json.dumps(c.to_dict())))
     for c in (cfg, runs.open_run(workdir).config)
