@@ -12,13 +12,15 @@ from absl import flags
 
 from configs import quickstart as rl_config
 from configs import quickstart_base as base_config
-from grpo_jax import cli, evaluate, policy, programs, sft, train
+from grpo_jax import cli, evaluate, policy, programs, runs, sft, train
 
 _seed = flags.DEFINE_integer('seed', 0, 'Of everything.')
 _reward = flags.DEFINE_enum(
   'reward', 'rule', ['rule', 'random'], 'random is a control: a coin.'
 )
 MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
+# Of its own: eval.json holds whatever the user evaluated last.
+EVALUATION = 'quickstart_eval.json'
 
 
 def run(_, workdir: pathlib.Path | None) -> None:
@@ -30,6 +32,8 @@ def run(_, workdir: pathlib.Path | None) -> None:
   reinforce.init_from = str(base_folder)
   if _reward.value == 'random':
     reinforce.rewards = dict(random=dict(name='random', weight=1.0))
+  _refuse_another(pretrain, base_folder)
+  _refuse_another(reinforce, rl_folder)
 
   _say(f'1/4 pretraining a base model, {pretrain.steps} updates')
   sft.run(pretrain, base_folder)
@@ -44,20 +48,44 @@ def run(_, workdir: pathlib.Path | None) -> None:
     name: {k: result[k] for k in MEASURES}
     for name, result in (('base', base), ('trained', trained))
   }
-  cli.write_json(workdir / 'summary.json', summary | {'seed': _seed.value})
+  asked = {'seed': _seed.value, 'reward': _reward.value}
+  cli.write_json(workdir / 'summary.json', summary | asked)
   _show(summary, base, trained, workdir)
 
 
+def _refuse_another(cfg, folder):
+  """ValueError for a stage that was begun as another experiment."""
+  if not (folder / cli.CONFIG).exists():
+    return
+  asked, there = (
+    {'seed': c.seed, 'rewards': c.rewards.to_dict()}
+    for c in (cfg, runs.open_run(folder).config)
+  )
+  for name, value in asked.items():
+    if there[name] != value:
+      raise ValueError(
+        f'{folder} was begun with {name}={there[name]}, not {value}; use '
+        'another --workdir or remove that folder'
+      )
+
+
 def _evaluate(cfg, folder):
-  path = folder / 'eval.json'
+  """The result for the newest checkpoint, kept for the next time."""
+  path = folder / EVALUATION
+  fields = ('seed', 'dtype', 'task', 'prompt', 'sample', 'eval')
+  settings = {k: v for k, v in cfg.to_dict().items() if k in fields}
+  settings['step'] = runs.open_run(folder).steps[-1]
+  settings = json.loads(json.dumps(settings))  # with lists for tuples
   if path.exists():
-    return json.loads(path.read_text())
+    kept = json.loads(path.read_text())
+    if kept['settings'] == settings:
+      return kept['result']
   cfg = cfg.copy_and_resolve_references()
   cfg.init_from = str(folder)
   pol = policy.open_policy(cfg)
   params = programs.publish(pol)(pol.params())
   result = evaluate.Evaluation(cfg, pol).run(params, progress=True)
-  cli.write_json(path, result)
+  cli.write_json(path, {'settings': settings, 'result': result})
   return result
 
 
