@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import time
 import types
 
@@ -396,7 +397,8 @@ def test_tower_of_powers_is_wrong_in_bounded_time_and_holds_up_nobody(symbolic):
 
 def test_worker_killed_from_outside_costs_one_item_and_is_replaced():
   pytest.importorskip('math_verify')
-  workers = pool.Pool(name='victim', workers=1, seconds=30.0)
+  before = rewards.faults().get('math_verify/killed', 0)
+  workers = pool.Pool(name='math_verify', workers=1, seconds=30.0)
   assert workers.grade('5', '5')
   (process,) = workers._running
   process.kill()
@@ -407,14 +409,48 @@ def test_worker_killed_from_outside_costs_one_item_and_is_replaced():
   process.poll = lambda: None
   os.kill(process.pid, 9)
   assert workers.grade('5', '5') is False
-  assert rewards.faults()['victim/killed'] == 1
+  assert rewards.faults()['math_verify/killed'] == before + 1
   assert workers.grade('5', '5')
   workers.close()
   assert not workers._running
 
 
 def test_no_worker_starts_before_the_first_answer():
-  workers = pool.Pool(name='lazy', workers=2, seconds=1.0)
+  workers = pool.Pool(name='math_verify', workers=2, seconds=1.0)
   assert not workers._running
   reward = rewards.math_verify(task=None)
   assert reward('no answer here', example('5')) == 0.0
+
+
+def test_one_caller_starts_one_worker():
+  pytest.importorskip('math_verify')
+  workers = pool.Pool(name='math_verify', workers=2, seconds=30.0)
+  assert workers.grade('5', '5') and workers.grade('6', '6')
+  assert len(workers._running) == 1
+  workers.close()
+
+
+def test_worker_inherits_no_secret_and_has_no_folder(monkeypatch):
+  pytest.importorskip('math_verify')
+  monkeypatch.setenv('SECRET', 'mine')
+  workers = pool.Pool(name='math_verify', workers=1, seconds=30.0)
+  assert workers.grade('5', '5')
+  (process,) = workers._running
+  proc = pathlib.Path(f'/proc/{process.pid}')
+  if not proc.is_dir():
+    pytest.skip('no /proc on this system')
+  assert b'SECRET' not in (proc / 'environ').read_bytes()
+  assert os.readlink(proc / 'cwd').endswith('(deleted)')
+  workers.close()
+
+
+def test_worker_that_cannot_start_says_how_to_find_out():
+  workers = pool.Pool(name='reasoning_gym', workers=1, seconds=1.0, dataset='?')
+  with pytest.raises(RuntimeError, match=r'worker.py .* to see why'):
+    workers.grade('', '5')
+  assert not workers._running
+
+
+def test_judge_takes_literals_only():
+  with pytest.raises(ValueError, match='must be numbers, texts and lists'):
+    pool.Pool(name='x', workers=1, seconds=1.0, settings={'a': object()})

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 
-from grpo_jax import tasks
+from grpo_jax import rewards, tasks
 from grpo_jax.tasks.common import Example
 from grpo_jax.tasks.countdown import evaluate
 from grpo_jax.tasks.gsm8k import Gsm8kBuilder
@@ -526,6 +527,64 @@ def test_reasoning_gym_accepts_stored_answers_and_keeps_splits_apart(name):
   assert not {e.prompt for e in examples_of(train)} & {
     e.prompt for e in examples_of(test)
   }
+
+
+# Asked again, the first would be another question: it goes through a set of
+# texts, in the order of its process's hashes.
+@pytest.mark.parametrize('name', ['polynomial_multiplication', 'n_queens'])
+def test_reasoning_gym_judges_the_question_that_was_asked(name):
+  pytest.importorskip('reasoning_gym')
+  task = tasks.reasoning_gym(dataset=name, split='test', size=3)
+  for example in examples_of(task):
+    assert task.verify(example.answer, example)
+
+
+def test_tower_of_powers_is_wrong_in_bounded_time_for_reasoning_gym():
+  pytest.importorskip('reasoning_gym')
+  task = tasks.reasoning_gym(dataset='countdown', split='test', size=1)
+  before = rewards.faults().get('reasoning_gym/killed', 0)
+  start = time.monotonic()
+  assert task.verify('9**9**9**9', task.example(0)) is False
+  # 5 s, and a process to start on a busy machine.
+  assert time.monotonic() - start < 60
+  assert rewards.faults()['reasoning_gym/killed'] == before + 1
+  assert task.verify(task.example(0).answer, task.example(0)) is True
+
+
+def test_answer_that_is_code_leaves_nothing_behind(tmp_path):
+  pytest.importorskip('reasoning_gym')
+  task = tasks.reasoning_gym(dataset='n_queens', split='test', size=1)
+  file = tmp_path / 'X'
+  reply = '{"right": true}\\n'
+  for answer in (
+    f"__import__('os').system('touch {file}')",
+    f"__import__('subprocess').run(['touch', '{file}'])",
+    f"open('{file}', 'w')",
+    f"__import__('os').mkdir('{file}')",
+    # It may find the pipe of the verdicts, but not what they must repeat.
+    f"[__import__('os').write(n, b'{reply}') for n in range(3, 9)]",
+    'exit()',
+  ):
+    assert task.verify(answer, task.example(0)) is False
+    assert not file.exists()
+  assert task.verify(task.example(0).answer, task.example(0)) is True
+
+
+def test_listing_a_reasoning_gym_task_starts_no_process(monkeypatch):
+  pytest.importorskip('reasoning_gym')
+  monkeypatch.setattr(subprocess, 'Popen', None)
+  task = tasks.reasoning_gym(dataset='gcd', split='test', size=5)
+  assert len(examples_of(task)) == 5
+  assert not task.verify(' ', task.example(0))
+
+
+def test_generator_without_a_stored_answer_has_none():
+  pytest.importorskip('reasoning_gym')
+  task = tasks.reasoning_gym(
+    dataset='propositional_logic', split='test', size=1
+  )
+  # As the text 'None' it would pass for an answer.
+  assert task.example(0).answer == ''
 
 
 def test_partial_score_of_reasoning_gym_is_not_right():
