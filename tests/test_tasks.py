@@ -196,6 +196,18 @@ def test_arithmetic_refuses_impossible_arguments(change, message):
     tasks.arithmetic(**{**arguments, **change})
 
 
+@pytest.mark.parametrize('max_number', [1, 2, 3])
+def test_arithmetic_without_a_prompt_of_the_split_fails_at_the_start(
+  max_number,
+):
+  make = functools.partial(
+    tasks.arithmetic, size=5, min_ops=1, max_ops=2, max_number=max_number
+  )
+  with pytest.raises(ValueError, match='no test prompt.*raise min_ops'):
+    make(split='test')
+  assert len(examples_of(make(split='train'))) == 5
+
+
 # Countdown
 
 
@@ -273,6 +285,12 @@ def test_countdown_verdict_never_raises(answer):
   task = tasks.countdown(split='train', size=1)
   assert task.verify(answer, countdown_example()) in (True, False)
   assert evaluate(answer) is None or len(evaluate(answer)) == 2
+
+
+def test_countdown_without_a_problem_of_the_split_fails_at_the_start():
+  # The only problems are 1 and 1, 1 and 2, 2 and 2 with a target up to 2.
+  with pytest.raises(ValueError, match='no test problem.*raise max_number'):
+    tasks.countdown(split='test', size=5, numbers=2, max_number=2, max_target=2)
 
 
 def test_countdown_splits_share_no_problem_in_any_order():

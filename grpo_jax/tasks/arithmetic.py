@@ -12,6 +12,7 @@ from grpo_jax.tasks import common
 
 ALPHABET = '0123456789+-=; '
 _HIGHEST = 99
+_TRIES = 10_000
 
 
 def arithmetic(
@@ -40,6 +41,10 @@ def arithmetic(
       learns to work out in minutes.
     wrong_share: share of the direct ones whose answer is wrong: the first two
       terms read as one number.
+
+  Raises:
+    ValueError: an argument out of range, or so few different prompts that none
+      of them is of the split.
   """
   common.check_arguments('arithmetic', split=split, size=size)
   if not 1 <= min_ops <= max_ops:
@@ -59,9 +64,7 @@ def arithmetic(
   def make(i):
     draw = random.Random(f'arithmetic/{seed}/{split}/{i}')
     ops = draw.randint(min_ops, max_ops)
-    prompt, steps, total = _expression(draw, ops, max_number)
-    while common.split_of(prompt) != split:
-      prompt, steps, total = _expression(draw, ops, max_number)
+    prompt, steps, total = _problem(draw, ops, max_number, split)
     if draw.random() < steps_share:
       completion = (
         f'<think>{";".join(steps)}</think><answer>{total:02d}</answer>'
@@ -72,11 +75,28 @@ def arithmetic(
       completion = f'<answer>{shown:02d}</answer>'
     return common.Example(prompt, str(total), completion)
 
+  # Too few prompts of a length: say so at the start.
+  for ops in range(min_ops, max_ops + 1):
+    _problem(random.Random(0), ops, max_number, split)
   return common.Task(size, make, _check)
 
 
 def _check(answer: str, example: common.Example) -> bool:
   return text.same_number(answer, example.answer)
+
+
+def _problem(
+  draw: random.Random, ops: int, max_number: int, split: str
+) -> tuple[str, list[str], int]:
+  """The first expression of that many operations that is of the split."""
+  for _ in range(_TRIES):
+    problem = _expression(draw, ops, max_number)
+    if common.split_of(problem[0]) == split:
+      return problem
+  raise ValueError(
+    f'arithmetic: no {split} prompt in {_TRIES} draws with {ops} operations '
+    f'on numbers up to {max_number}; raise min_ops or max_number'
+  )
 
 
 def _expression(

@@ -58,6 +58,10 @@ def countdown(
     seed: of the generator; the splits are disjoint across seeds too.
     use: 'all', each number exactly once, or 'any', each at most once.
     style: 'words', or 'short' ('3,7,25;46=') for character models.
+
+  Raises:
+    ValueError: an argument out of range, or no problem of the split among
+      those that the bounds allow.
   """
   common.check_arguments('countdown', split=split, size=size)
   for name, value, known in (('use', use, _RULES), ('style', style, STYLES)):
@@ -87,6 +91,7 @@ def countdown(
     facts = {'numbers': tuple(given), 'target': target, 'use': use}
     return common.Example(prompt, solution, completion, facts)
 
+  make(0)  # too few problems: say so at the start
   return common.Task(size, make, _check)
 
 
