@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
   # Evaluation, in training and by grpo_jax.evaluate.
   c.eval = dict(
     every=0,  # steps between evaluations in training; 0 never
+    file='eval.json',  # of the results of grpo_jax.evaluate, in the workdir
     task=dict(split='test'),  # fields of `task` that differ
     prompts=200,
     samples=16,  # completions per prompt

@@ -34,8 +34,7 @@ class Checkpoints:
     keep_last: int,
     keep_best: int = 0,
     best_metric: str | None = None,
-    best_mode: str = 'max',
-    save_every: int = 1,
+    measured: Mapping[int, Mapping[str, float]] | None = None,
     asynchronous: bool = True,
   ):
     """Opens `<workdir>/checkpoints`, which is created if need be.
@@ -43,11 +42,11 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep_last: newest checkpoints to keep, at least 1.
-      keep_best: checkpoints to keep, last or not, for their `best_metric`; of
-        equal ones the newer.
+      keep_best: checkpoints to keep, last or not, for the highest
+        `best_metric`; of equal ones the newer.
       best_metric: a name in `save`'s metrics, needed if `keep_best` > 0.
-      best_mode: 'max' or 'min'.
-      save_every: steps between saves that are not forced.
+      measured: step -> metrics, of steps that were measured once they had
+        been saved; the attribute of that name takes more.
       asynchronous: write behind the next steps. The state may be donated as
         soon as `save` returns; what goes wrong comes up in the next call.
 
@@ -57,12 +56,9 @@ class Checkpoints:
     for field, value, least in (
       ('keep_last', keep_last, 1),
       ('keep_best', keep_best, 0),
-      ('every', save_every, 1),
     ):
       if value < least:
         raise ValueError(f'checkpoint.{field}={value}: must be >= {least}')
-    if best_mode not in ('max', 'min'):
-      raise ValueError(f"checkpoint.best_mode={best_mode!r}: 'max' or 'min'")
     if keep_best and best_metric is None:
       raise ValueError(
         f'checkpoint.keep_best={keep_best} needs checkpoint.best_metric, the '
@@ -70,15 +66,15 @@ class Checkpoints:
       )
     on_disk.mute_orbax()
     self.directory = on_disk.folder(workdir)
-    self._save_every = save_every
     self._pending = None  # The step that is being written.
     self._keep = _Keep(
       last=keep_last,
       best=keep_best,
       metric=best_metric,
-      sign=1 if best_mode == 'max' else -1,
-      metrics={s: _metrics(self.directory / str(s)) for s in steps(workdir)},
+      metrics={s: _metrics(self.directory / str(s)) for s in steps(workdir)}
+      | dict(measured or {}),
     )
+    self.measured = self._keep.metrics
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
@@ -94,9 +90,8 @@ class Checkpoints:
     *,
     extra: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
-    force: bool = False,
   ) -> bool:
-    """Saves if `step` is a multiple of `save_every`, or with `force`.
+    """Begins to save.
 
     Args:
       step: names the checkpoint.
@@ -104,17 +99,14 @@ class Checkpoints:
       extra: what JSON can hold, e.g. the config and the data position.
       metrics: host floats. A checkpoint without `best_metric`, or where it is
         not finite, is kept as one of the last only.
-      force: save at any step.
 
     Returns:
-      Whether a save began; False also where this step is saved already.
+      Whether a save began; False where this step is saved already.
 
     Raises:
       OSError: ENOSPC, the disk is full, now or in the asynchronous save before.
         The unfinished files are removed and the older checkpoints intact.
     """
-    if not force and step % self._save_every:
-      return False
     self.wait()
     if step in self._manager.all_steps():
       return False
@@ -289,7 +281,6 @@ class _Keep:
   last: int
   best: int
   metric: str | None
-  sign: int
   metrics: dict[int, dict[str, float]]
 
   def should_preserve(self, checkpoints, *, context):
@@ -297,9 +288,7 @@ class _Keep:
     saved = sorted(c.step for c in checkpoints)
     values = {s: self.metrics.get(s, {}).get(self.metric) for s in saved}
     ranked = sorted(
-      (self.sign * v, s)
-      for s, v in values.items()
-      if v is not None and math.isfinite(v)
+      (v, s) for s, v in values.items() if v is not None and math.isfinite(v)
     )
     best = [s for _, s in ranked[max(len(ranked) - self.best, 0) :]]
     kept = {*saved[-self.last :], *best}

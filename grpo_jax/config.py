@@ -131,6 +131,36 @@ def validate(cfg, *, row_ways: int) -> None:
   )
 
 
+def validate_answers(cfg, section: str) -> None:
+  """Checks the sampling numbers of `cfg.sample` and `cfg[section]`.
+
+  Args:
+    cfg: the whole config.
+    section: 'eval' or 'generate'.
+
+  Raises:
+    ValueError: with the numbers and the remedy.
+  """
+  s = cfg[section]
+  counts = ('prompts', 'samples', 'batch_prompts')
+  lengths = (
+    'max_prompt_length',
+    'max_completion_length',
+    'chunk',
+    'trunk_multiple',
+  )
+  positive({f'{section}.{k}': s[k] for k in counts})
+  positive({f'sample.{k}': cfg.sample[k] for k in lengths})
+  for field, valid, span in (
+    ('temperature', s.temperature >= 0, 'at least 0 (0 is greedy)'),
+    ('top_k', s.top_k >= 0, 'at least 0 (0 keeps all)'),
+    ('top_p', 0 < s.top_p <= 1, 'in (0, 1]'),
+    ('min_p', 0 <= s.min_p < 1, 'in [0, 1)'),
+  ):
+    if not valid:
+      raise ValueError(f'{section}.{field}={s[field]} must be {span}')
+
+
 def positive(fields: Mapping[str, int]) -> None:
   """Raises ValueError unless each of these (name -> value) is at least 1."""
   for field, value in fields.items():

@@ -4,6 +4,7 @@ Samples answers to held-out questions and writes `eval.json`. Without
 `--init_from`, the newest checkpoint of the run in the workdir is evaluated.
 """
 
+from collections.abc import Callable
 import pathlib
 
 import numpy as np
@@ -20,12 +21,23 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   cfg = from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
-  result = evaluation.run(programs.publish(pol)(pol.params()), progress=True)
+  step, params = pol.checkpoint()
+  result = evaluation.run(programs.publish(pol)(params), progress=True)
+  # What was evaluated, as the file may outlive the run's config.
+  result['settings'] = {
+    'init_from': cfg.init_from,
+    'step': step,
+    'seed': cfg.seed,
+    'task': cfg.task.to_dict() | cfg.eval.task.to_dict(),
+    'prompt': cfg.prompt.to_dict(),
+    'eval': cfg.eval.to_dict(),
+  }
   workdir.mkdir(parents=True, exist_ok=True)
-  cli.write_json(workdir / 'eval.json', result)
+  path = workdir / cfg.eval.file
+  cli.write_json(path, result)
   for name, value in scalars(result).items():
     print(f'{name:20s} {value:.4f}')
-  print(f'written to {workdir / "eval.json"}')
+  print(f'written to {path}')
 
 
 def from_workdir(cfg, workdir: pathlib.Path | None):
@@ -47,11 +59,13 @@ class Evaluation:
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
-    counts = ('prompts', 'samples', 'batch_prompts')
-    config.positive({f'eval.{k}': e[k] for k in counts})
+    config.validate_answers(cfg, 'eval')
     config.positive({'eval.ks': min(e.ks, default=1)})
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
+    # Strict is what training pays for.
+    found = [r.extract for r in cfg.rewards.values() if 'extract' in r]
+    self.extract = text.extractor(found[0] if found else 'tags')
     self.count = min(e.prompts, len(self.questions.task))
     largest = max((*e.ks, *e.votes), default=1)
     if largest > e.samples:
@@ -72,11 +86,22 @@ class Evaluation:
       min_p=e.min_p,
     )
 
-  def run(self, params: PyTree, *, progress: bool) -> dict:
+  def run(
+    self,
+    params: PyTree,
+    *,
+    progress: bool,
+    stopping: Callable[[], object] = lambda: False,
+  ) -> dict | None:
     """Measures of published `params`, always on the same questions and noise.
 
+    Args:
+      params: published.
+      progress: show a bar.
+      stopping: asked after every batch whether to leave.
+
     Returns:
-      See `summarise`.
+      See `summarise`; None if it left.
     """
     examples = [self.questions.task.example(i) for i in range(self.count)]
     bar = tqdm(total=self.count, desc='evaluate', disable=not progress)
@@ -84,6 +109,8 @@ class Evaluation:
     for part in self.answerer.run(params, examples, seed=self.cfg.seed):
       parts.append(part)
       bar.update(len(part.examples))
+      if stopping():
+        return None
     bar.close()
     return summarise(
       self.questions.task,
@@ -93,16 +120,18 @@ class Evaluation:
       np.concatenate([part.lengths for part in parts]),
       ks=self.cfg.eval.ks,
       votes=self.cfg.eval.votes,
+      extract=self.extract,
     )
 
 
 def summarise(
-  task, examples, completions, finished, lengths, *, ks, votes
+  task, examples, completions, finished, lengths, *, ks, votes, extract
 ) -> dict:
   """Measures of completions [Q][n] to Q examples.
 
   Returns:
-    'pass@k' (strict: the answer in its tags), each with '_stderr'; 'lenient'
+    'pass@k' (strict: the answer that `extract` finds, the `extract` of the
+    first reward that has one), each with '_stderr'; 'lenient'
     (pass@1 of whatever looks like a final answer); 'cons@k'; lengths in
     tokens, also of right and wrong answers; 'truncated'; 'distinct_problems',
     as small generators repeat themselves; per-problem pass@1.
@@ -116,7 +145,7 @@ def summarise(
     ]
     return found, np.array(right, bool)
 
-  given, strict = judge(text.tags)
+  given, strict = judge(extract)
   _, lenient = judge(text.lenient)
   canonical = [[_canonical(answer) for answer in row] for row in given]
   result = {}

@@ -1,14 +1,15 @@
 """The loop of a training job: resume, step, report, evaluate, save, leave.
 
 `train` and `sft` differ in what a step is; all else is here. Metrics of a step
-are read after the next one's inputs are ready, so that the device never waits
-for the host to write.
+are written, and the next one's inputs made, while the device is busy with an
+update, so that it never waits for the host.
 """
 
 from collections.abc import Callable
 import dataclasses
 import logging
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -56,6 +57,7 @@ class Loop:
       shown: label -> metric of the progress line.
     """
     self.cfg, self.workdir = cfg, workdir
+    self.lock = cli.lock(workdir)
     self.policy, self.trainer, self.shown = policy, trainer, shown
     self.evaluation = None
     if cfg.eval.every:
@@ -66,10 +68,14 @@ class Loop:
     self.evaluated = {}
     self.checkpoints = checkpoints.Checkpoints(
       workdir,
+      measured={
+        row['step']: row
+        for row in self._rows()
+        if cfg.checkpoint.best_metric in row
+      },
       keep_last=cfg.checkpoint.keep_last,
       keep_best=cfg.checkpoint.keep_best,
       best_metric=cfg.checkpoint.best_metric,
-      save_every=cfg.checkpoint.every,
     )
     restored = self.checkpoints.restore(trainer.abstract)
     if restored is None:
@@ -121,6 +127,7 @@ class Loop:
       self.progress.close()
       self.writer.close()
       self.checkpoints.close()
+      self.lock.close()
     print(
       f'{self.workdir}: {self.cfg.steps} steps done. Next: '
       f'python -m grpo_jax.evaluate --workdir={self.workdir}'
@@ -129,19 +136,25 @@ class Loop:
   def _steps(self, prepare, step, stopping):
     cfg = self.cfg
     if self._evaluates(self.start) and not self._has_evaluated(self.start):
-      self._evaluate(self.start)
+      self._evaluate(self.start, stopping)
+      if stopping():
+        raise cli.Stopped(self._stopped_at(self.start), stopping())
+      self.checkpoints.measured[self.start] = self.evaluated
     inputs = prepare(self.start) if self.start < cfg.steps else None
     pending = []
     for index in range(self.start, cfg.steps):
+      begin = time.perf_counter()
       done, last = index + 1, index + 1 == cfg.steps
       outcome = step(self.state, index, inputs, self.timers)
       self.state = outcome.state
       # The device is busy with the update: pay what the host still owes.
       self._report(pending)
-      inputs = None if last else prepare(done)
+      with self.timers('prepare'):
+        inputs = None if last else prepare(done)
       with self.timers('update'):
         jax.block_until_ready(self.state.step)
-      pending.append((done, outcome, self.timers.flush()))
+      times = {'time/step': time.perf_counter() - begin}
+      pending.append((done, outcome, times | self.timers.flush()))
       leaving = stopping()
       evaluating = self._evaluates(done)
       saving = done % cfg.checkpoint.every == 0 or last or leaving
@@ -149,19 +162,22 @@ class Loop:
         # Rows up to a checkpoint are on disk before it.
         self._report(pending)
       if evaluating:
-        # When leaving, there may be no time: it is done when going on.
         self.evaluated = {}
+        # When leaving, there may be no time: it is done when going on.
         if not leaving:
-          self._evaluate(done)
-      if saving:
+          self._evaluate(done, stopping)
+          leaving = stopping()
+      if saving or leaving:
         self._save(done)
       if leaving and (evaluating or not last):
         self.checkpoints.wait()
-        raise cli.Stopped(
-          f'stopped at step {done} of {cfg.steps}, saved; the same command '
-          'goes on from there',
-          leaving,
-        )
+        raise cli.Stopped(self._stopped_at(done), leaving)
+
+  def _stopped_at(self, step):
+    return (
+      f'stopped at step {step} of {self.cfg.steps}, saved; the same command '
+      'goes on from there'
+    )
 
   def _report(self, pending):
     while pending:
@@ -175,36 +191,43 @@ class Loop:
           row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
         else:
           row[name] = np.mean([values[name] for values in updates])
-      seconds = sum(times.values())
-      row |= times | {'tokens_per_s/step': outcome.tokens / seconds}
+      row |= times
+      row['tokens_per_s/step'] = outcome.tokens / times['time/step']
       if 'time/rollout' in times:
         row['tokens_per_s/rollout'] = outcome.tokens / times['time/rollout']
       self.writer.write(step, row | metrics.memory())
       self.writer.samples(step, outcome.samples)
       self.progress.update(step, row | self.evaluated)
 
+  def _rows(self):
+    path = self.workdir / metrics.METRICS
+    return metrics.read_rows(path) if path.exists() else []
+
   def _evaluates(self, step):
     return self.evaluation is not None and step % self.cfg.eval.every == 0
 
   def _has_evaluated(self, step):
-    rows = metrics.read_rows(self.workdir / metrics.METRICS)
-    return any(r['step'] == step and 'eval/pass@1' in r for r in rows)
+    return any(
+      row['step'] == step and 'eval/pass@1' in row for row in self._rows()
+    )
 
-  def _evaluate(self, step):
+  def _evaluate(self, step, stopping):
     with self.timers('eval'):
       result = self.evaluation.run(
-        self.publish(self.state.params), progress=False
+        self.publish(self.state.params), progress=False, stopping=stopping
       )
+    if result is None:
+      return
     scalars = evaluate.scalars(result)
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
     self.writer.write(step, self.evaluated | self.timers.flush())
 
   def _save(self, step):
-    self.checkpoints.save(
-      step,
-      self.state,
-      extra={'evaluated': self.evaluated},
-      # Only a measure of these very parameters can make them the best.
-      metrics=self.evaluated if self._evaluates(step) else {},
-      force=True,
-    )
+    with self.timers('save'):
+      self.checkpoints.save(
+        step,
+        self.state,
+        extra={'evaluated': self.evaluated, 'config': self.cfg.to_dict()},
+        # Only a measure of these very parameters can make them the best.
+        metrics=self.evaluated if self._evaluates(step) else {},
+      )

@@ -32,7 +32,8 @@ class Policy:
   mesh: Mesh
   rules: Mapping  # 'train' and 'sample': logical axis -> mesh axes
   dtype: jnp.dtype  # of matmuls and caches
-  load: Callable[[PyTree], PyTree]  # shardings -> fp32 parameters
+  # shardings -> step of the run's checkpoint, if it is one, fp32 parameters
+  load: Callable[[PyTree], tuple[int | None, PyTree]]
   files: Mapping[str, str]  # texts of an HF folder, without the weights
 
   @property
@@ -50,6 +51,10 @@ class Policy:
 
   def params(self) -> PyTree:
     """The parameters it starts from, in fp32, by the training rules."""
+    return self.checkpoint()[1]
+
+  def checkpoint(self) -> tuple[int | None, PyTree]:
+    """The same, after the step of the run that they are from, if any."""
     return self.load(self.shardings('train'))
 
   def write_model(self, workdir: str | os.PathLike) -> None:
@@ -109,7 +114,7 @@ def _fresh(cfg):
   def load(shardings):
     draw = functools.partial(params_lib.init, declared)
     key = jax.random.key(cfg.seed)
-    return jax.jit(draw, out_shardings=shardings)(key)
+    return None, jax.jit(draw, out_shardings=shardings)(key)
 
   files = _tokenizer_texts(tokenizer) | {
     'config.json': json.dumps(families.of_config(model).to_hf(model), indent=2)
@@ -124,7 +129,7 @@ def _from_gguf(path):
       (pathlib.Path(folder) / name).write_text(text, encoding='utf-8')
     tokenizer = tokenizer_lib.from_folder(folder)
   files = file.files | {'config.json': json.dumps(file.hf_config, indent=2)}
-  load = lambda shardings: gguf.load(file, shardings=shardings)
+  load = lambda shardings: (None, gguf.load(file, shardings=shardings))
   return file.config, tokenizer, load, files
 
 
@@ -138,14 +143,14 @@ def _from_run(workdir):
       params_lib.abstract(transformer.declare(model)),
       shardings,
     )
-    return checkpoints.restore_params(workdir, target)[1]
+    return checkpoints.restore_params(workdir, target)
 
   return model, tokenizer_lib.from_folder(folder), load, _texts(folder)
 
 
 def _from_folder(folder):
   model = hf.read_config(folder)
-  load = lambda shardings: hf.load(folder, shardings=shardings)
+  load = lambda shardings: (None, hf.load(folder, shardings=shardings))
   return model, tokenizer_lib.from_folder(folder), load, _texts(folder)
 
 

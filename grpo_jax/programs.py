@@ -35,7 +35,11 @@ def stream(seed: int, name: str, step: int) -> Array:
 
 
 def publish(policy: Policy) -> Callable[[PyTree], PyTree]:
-  """params -> the sampler's: sampling dtype and sharding, layers unstacked."""
+  """params -> the sampler's: its sharding, layers unstacked and in its dtype.
+
+  Embedding, final norm and head stay fp32, as the trainer's are: rounded, they
+  would give other logits than the trainer's.
+  """
   stacked = sharding.param_shardings(
     policy.declared, policy.mesh, policy.rules['sample']
   )
@@ -47,9 +51,9 @@ def publish(policy: Policy) -> Callable[[PyTree], PyTree]:
   out = stacked | {'layers': [one_layer] * policy.model.num_layers}
 
   def cast(params):
-    return jax.tree.map(
-      lambda x: x.astype(policy.dtype), transformer.unstack(params)
-    )
+    params = transformer.unstack(params)
+    layers = jax.tree.map(lambda x: x.astype(policy.dtype), params['layers'])
+    return params | {'layers': layers}
 
   return jax.jit(cast, out_shardings=out)
 

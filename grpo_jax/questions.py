@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 
 from grpo_jax import config, layout, prompts, rewards, tasks
+from grpo_jax.rewards import text
 from grpo_jax.structs import Prompts
 from grpo_jax.tasks import Example, Task
 from grpo_jax.tokenizer import Tokenizer
+
+# Rows whose prompts are tried before the first step. More would hold up every
+# start for a minute; `encode` names the prompt then.
+_MOST_TRIED = 20_000
+# Rewards that compare with the task's answers.
+_COMPARING = ('correct', 'math_verify', 'number')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +48,75 @@ class Questions:
     return prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
 
   def encode(self, examples: list[Example]) -> Prompts:
-    """Trunks of these examples, as numpy arrays."""
-    ids = [self.tokenizer.encode(self.text(e.prompt)) for e in examples]
+    """Trunks of these examples, as numpy arrays.
+
+    Raises:
+      ValueError: a prompt too long, or with a character that has no token;
+        names it.
+    """
+    ids = [
+      self._ids(i, e, max_length=self.max_length)
+      for i, e in enumerate(examples)
+    ]
     return layout.prompts(
       ids, max_length=self.max_length, multiple=self.multiple
     )
 
+  def try_rows(self, count: int, *, max_length: float):
+    """Encodes the first prompts of a file, so that no run dies on one later.
+
+    Args:
+      count: of prompts. Generated tasks and more than 20 000 are not tried.
+      max_length: longest prompt allowed, in tokens.
+
+    Raises:
+      ValueError: as `encode`, and names the file.
+    """
+    if not self.task.source or count > _MOST_TRIED:
+      return
+    for i in range(count):
+      try:
+        self._ids(i, self.task.example(i), max_length=max_length)
+      except ValueError as error:
+        raise ValueError(f'{self.task.source}: {error}') from None
+
+  def _ids(self, i: int, example: Example, *, max_length: float) -> list[int]:
+    # The example's own text: what `text` puts before it is always the same.
+    where = f'prompt {i} ({example.prompt[:60]!r})'
+    content = self.text(example.prompt)
+    try:
+      ids = self.tokenizer.encode(content)
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from None
+    if not ids:
+      raise ValueError(f'{where} has no tokens; drop it')
+    if len(ids) > max_length:
+      raise ValueError(
+        f'{where} has {len(ids)} tokens, over the limit of {max_length}; '
+        'raise sample.max_prompt_length or drop the prompt'
+      )
+    return ids
+
 
 def questions(cfg, tokenizer: Tokenizer, *, evaluation: bool) -> Questions:
-  """The training questions of a config, or those it evaluates on."""
+  """The training questions of a config, or those it evaluates on.
+
+  Raises:
+    ValueError: the task cannot be made, or a row of its file not be asked.
+  """
   spec = cfg.task.to_dict()
   if evaluation:
     spec |= cfg.eval.task.to_dict()
-  return questions_of(config.pick(tasks, spec)(), cfg, tokenizer)
+  found = questions_of(config.pick(tasks, spec)(), cfg, tokenizer)
+  count = len(found.task)
+  if evaluation:
+    found.try_rows(min(cfg.eval.prompts, count), max_length=found.max_length)
+  else:
+    # Pretraining lays prompts out like completions: they are cut, not refused.
+    pretraining = cfg.sft.loss_on == 'everything'
+    longest = math.inf if pretraining else found.max_length
+    found.try_rows(count, max_length=longest)
+  return found
 
 
 def questions_of(task: Task, cfg, tokenizer: Tokenizer) -> Questions:
@@ -68,13 +132,43 @@ def questions_of(task: Task, cfg, tokenizer: Tokenizer) -> Questions:
 
 
 def reward_functions(cfg, task: Task) -> dict[str, Callable]:
-  """component name -> (completion, example) -> float."""
+  """component name -> (completion, example) -> float.
+
+  Raises:
+    ValueError: an unknown reward, or one that cannot judge this task: every
+      answer would be wrong, and nothing would say so.
+  """
   specs = {k: v.to_dict() for k, v in cfg.rewards.items()}
   for spec in specs.values():
     spec.pop('weight', None)
-  return {
+  functions = {
     k: config.pick(rewards, spec, task=task)() for k, spec in specs.items()
   }
+  used = {spec['name'] for spec in specs.values()}
+  if used.intersection(_COMPARING):
+    need_answers(task)
+  answer = task.example(0).answer
+  judgeable = {
+    'math_verify': not text.is_empty(answer),
+    'number': text.parse_number(answer) is not None,
+  }
+  for name, fits in judgeable.items():
+    if name in used and not fits:
+      raise ValueError(
+        f'reward {name}: no answer could be right, as the first reference '
+        f"answer of the task is {answer[:40]!r}; use the reward 'correct'"
+      )
+  return functions
+
+
+def need_answers(task: Task) -> None:
+  """ValueError for a task whose answers cannot be judged, as a file for SFT."""
+  example = task.example(0)
+  if text.is_empty(example.answer) and not example.data:
+    raise ValueError(
+      f'the task gives no answer to judge by for {example.prompt[:60]!r}; name '
+      'the field that holds it (task.answer_field) or use another task'
+    )
 
 
 def reward_weights(cfg) -> dict[str, float]:

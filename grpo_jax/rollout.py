@@ -1,4 +1,4 @@
-"""Stages 2 to 7 of a step: from examples to a batch to learn from."""
+"""Stages 4 to 7 of a step: from prompts to a batch to learn from."""
 
 from collections.abc import Callable, Mapping
 import dataclasses

@@ -60,7 +60,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   def step(state, index, inputs, timers):
     tokens, batch = inputs
     rate = trainer.learning_rate(state.step)
-    state, update = trainer.update(state, batch)
+    with timers('update'):
+      state, update = trainer.update(state, batch)
     values = {'learning_rate': rate, 'tokens': tokens}
     return Outcome(state=state, updates=[update], tokens=tokens, values=values)
 
@@ -79,7 +80,13 @@ def validate(cfg, *, row_ways: int) -> None:
       'steps': cfg.steps,
       'sft.batch_size': cfg.sft.batch_size,
       'sft.max_length': cfg.sft.max_length,
+      'sample.max_prompt_length': cfg.sample.max_prompt_length,
+      'sample.trunk_multiple': cfg.sample.trunk_multiple,
+      'updates.logits_chunk': cfg.updates.logits_chunk,
+      'updates.length_multiple': cfg.updates.length_multiple,
       'updates.microbatches': cfg.updates.microbatches,
+      'updates.max_nonfinite': cfg.updates.max_nonfinite,
+      'checkpoint.every': cfg.checkpoint.every,
     }
   )
   config.divides(

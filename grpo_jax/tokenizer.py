@@ -112,9 +112,7 @@ class Tokenizer:
     Args:
       messages: dicts of 'role' and 'content'.
       add_generation_prompt: end where the assistant's turn begins.
-      **kwargs: the template's own switches. Templates may print today's date
-        (`strftime_now`); pass theirs (often `date_string`) for equal prompts
-        on every day.
+      **kwargs: the template's own switches, such as `date_string`.
 
     Raises:
       ValueError: there is no template, or it refuses the conversation.
@@ -342,7 +340,9 @@ def _raise_exception(message: str):
 
 
 def _strftime_now(form: str) -> str:
-  return datetime.datetime.now().strftime(form)
+  # Not the clock: a run must ask the same after midnight as before. The day is
+  # the one that Llama's templates name when they have no clock.
+  return datetime.datetime(2024, 7, 26).strftime(form)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -42,7 +42,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   if cfg.updates.epochs * cfg.updates.minibatches == 1:
     logging.warning(
       'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
-      'advantages of a group sum to 0; watch reward/mean and grad_norm'
+      'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
+      'grad_norm'
     )
   loop.run(prepare=stages.ask, step=stages.step, publish=stages.publish)
 
@@ -97,6 +98,7 @@ class Stages:
     reference = None
     if self.reference is not None:
       reference = functools.partial(self.reference, state.ref_params)
+    faults = rewards.faults()
     with timers('rollout'):
       got = self.collect(
         examples,
@@ -106,14 +108,15 @@ class Stages:
         reference=reference,
       )
     values = got.metrics()
-    # What went wrong in grading so far; each kind is logged once.
-    values |= {f'faults/{k}': n for k, n in rewards.faults().items()}
+    # What went wrong in grading this step; each kind is logged once.
+    values |= {f'faults/{k}': n for k, n in (rewards.faults() - faults).items()}
     values['learning_rate'] = self.trainer.learning_rate(state.step)
     updates = []
-    for index in self._minibatches(step):
-      part = self.minibatch(got.batch, self.put(index))
-      state, update = self.trainer.update(state, part)
-      updates.append(update)
+    with timers('update'):
+      for index in self._minibatches(step):
+        part = self.minibatch(got.batch, self.put(index))
+        state, update = self.trainer.update(state, part)
+        updates.append(update)
     due = step == 0 or (step + 1) % self.cfg.log.samples_every == 0
     return Outcome(
       state=state,

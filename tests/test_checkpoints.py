@@ -366,22 +366,26 @@ def test_the_last_and_the_best_are_kept(tmp_path):
   assert checkpoints.steps(tmp_path) == [3, 6, 7]
 
 
-def test_the_lowest_is_best_in_mode_min(tmp_path):
-  with Checkpoints(
-    tmp_path, keep_last=1, keep_best=2, best_metric='loss', best_mode='min'
-  ) as saver:
-    for step, loss in enumerate([3.0, 1.0, 2.0, 5.0, 4.0]):
-      saver.save(step, make_state(), extra={}, metrics={'loss': loss})
-  assert names(tmp_path) == ['1', '2', '4']
+def test_a_step_measured_after_its_save_may_be_the_best(tmp_path):
+  options = dict(keep_last=1, keep_best=1, best_metric='loss')
+  with Checkpoints(tmp_path, **options) as saver:
+    saver.save(1, make_state(), extra={})
+    saver.measured[1] = {'loss': 2.0}
+    saver.save(2, make_state(), extra={}, metrics={'loss': 1.0})
+    saver.save(3, make_state(), extra={})
+  assert names(tmp_path) == ['1', '3']
+  # What another process measured is told by the run's rows.
+  measured = {3: {'loss': 3.0}}
+  with Checkpoints(tmp_path, **options, measured=measured) as saver:
+    saver.save(4, make_state(), extra={})
+  assert names(tmp_path) == ['3', '4']
 
 
-def test_saves_come_every_so_often_and_when_forced_but_once(tmp_path):
-  with Checkpoints(tmp_path, keep_last=9, save_every=3) as saver:
-    save = lambda step, **kw: saver.save(step, make_state(), extra={}, **kw)
-    assert [save(s) for s in range(1, 7)] == [0, 0, 1, 0, 0, 1]
-    assert save(7, force=True)
-    assert not save(7, force=True)
-  assert checkpoints.steps(tmp_path) == [3, 6, 7]
+def test_a_step_is_saved_once(tmp_path):
+  with Checkpoints(tmp_path, keep_last=9) as saver:
+    assert saver.save(7, make_state(), extra={})
+    assert not saver.save(7, make_state(), extra={})
+  assert checkpoints.steps(tmp_path) == [7]
 
 
 @pytest.mark.parametrize('asynchronous', [True, False])
@@ -428,12 +432,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_step_before(
 def test_bad_numbers_are_refused_with_their_field():
   with pytest.raises(ValueError, match='checkpoint.keep_last=0: must be >= 1'):
     Checkpoints('unused', keep_last=0)
-  with pytest.raises(ValueError, match='checkpoint.every=0: must be >= 1'):
-    Checkpoints('unused', keep_last=1, save_every=0)
   with pytest.raises(ValueError, match='keep_best=1 needs .*best_metric'):
     Checkpoints('unused', keep_last=1, keep_best=1)
-  with pytest.raises(ValueError, match="best_mode='best': 'max' or 'min'"):
-    Checkpoints('unused', keep_last=1, best_mode='best')
 
 
 def test_extra_that_json_cannot_hold_fails_at_once(tmp_path):

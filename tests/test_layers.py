@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'grpo_jax'
 LAYERS = {
   0: ['structs'],
   1: [
-    'sharding', 'models.params', 'layout', 'advantages', 'losses',
+    'sharding', 'models.params', 'layout', 'advantages', 'importance', 'losses',
     'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer', 'measures',
     'checkpoint_items',
   ],

@@ -1,8 +1,12 @@
 """Prompts: templates, worked examples, conversations."""
 
+import json
+import re
+
 import pytest
 
-from grpo_jax import prompts
+from configs import base
+from grpo_jax import prompts, questions, tasks, tokenizer
 
 
 class Recorder:
@@ -72,3 +76,71 @@ def test_no_system_means_no_system_turn():
 def test_template_without_a_place_for_the_prompt_is_refused():
   with pytest.raises(ValueError, match='answer_tags'):
     prompts.render('a', template='r2')
+
+
+# Questions: the prompts of a task, as token ids
+
+
+def file_config(folder, *asked):
+  """A config whose task is a file with these questions, all answered 1."""
+  path = folder / 'rows.jsonl'
+  path.write_text(''.join(json.dumps({'q': q, 'a': 1}) + '\n' for q in asked))
+  c = base.get_config()
+  c.task = dict(
+    name='jsonl', path=str(path), prompt_field='q', answer_field='a'
+  )
+  c.eval.task = {}
+  c.sample.max_prompt_length = 70
+  return c
+
+
+TOKENIZER = tokenizer.char(alphabet='0123456789+=')
+
+
+def test_prompt_too_long_is_named_by_its_text():
+  task = tasks.arithmetic(split='train', size=1, min_ops=1, max_ops=1)
+  ask = questions.questions_of(task, base.get_config(), TOKENIZER)
+  examples = [tasks.Example('1+2=', '3'), tasks.Example('1+' * 80 + '1=', '81')]
+  with pytest.raises(ValueError) as caught:
+    ask.encode(examples)
+  assert str(caught.value) == (
+    f"prompt 1 ('{'1+' * 30}') has 162 tokens, over the limit of 128; raise "
+    'sample.max_prompt_length or drop the prompt'
+  )
+
+
+@pytest.mark.parametrize(
+  ('late', 'saying'),
+  [
+    ('1+' * 40, 'has 80 tokens, over the limit of 70; raise sample.max'),
+    ('1+x=', "no token for the character 'x'.*add it to the alphabet"),
+  ],
+)
+def test_prompt_of_a_file_that_cannot_be_asked_fails_at_the_start(
+  late, saying, tmp_path
+):
+  c = file_config(tmp_path, '1+0=', '0+1=', late)
+  for evaluation in (False, True):
+    with pytest.raises(ValueError) as caught:
+      questions.questions(c, TOKENIZER, evaluation=evaluation)
+    assert re.fullmatch(
+      rf'{c.task.path}: prompt 2 \({re.escape(repr(late[:60]))}\).*{saying}.*',
+      str(caught.value),
+    )
+
+
+def test_only_prompts_that_will_be_asked_must_fit(tmp_path):
+  c = file_config(tmp_path, '1+0=', '1+' * 40)
+  c.eval.prompts = 1
+  questions.questions(c, TOKENIZER, evaluation=True)
+  # Pretraining cuts, and trains on the rest.
+  c.sft.loss_on = 'everything'
+  questions.questions(c, TOKENIZER, evaluation=False)
+
+
+def test_a_huge_file_is_not_read_through_at_every_start(tmp_path, monkeypatch):
+  monkeypatch.setattr(questions, '_MOST_TRIED', 1)
+  c = file_config(tmp_path, '1+0=', '1+' * 40)
+  ask = questions.questions(c, TOKENIZER, evaluation=False)
+  with pytest.raises(ValueError, match='prompt 0'):
+    ask.encode([ask.task.example(1)])

@@ -25,13 +25,13 @@ STEPS = 10  # of the tiny config
 def interrupted(tmp_path_factory):
   """A workdir of three processes, and how each of the first two ended."""
   workdir = tmp_path_factory.mktemp('rl')
-  ends = [
-    interrupt('train', workdir, at=2, by=signal.SIGKILL),
-    interrupt('train', workdir, at=5, by=signal.SIGTERM),
-  ]
-  last = tiny.finish(tiny.start('train', f'--workdir={workdir}'))
-  assert last.code == 0, last.err
-  return workdir, [*ends, last]
+  # Row 5 is written while step 6 is computed; checkpoint 4 may not be whole.
+  killed = interrupt('train', workdir, at=5, by=signal.SIGKILL)
+  written = last(workdir / 'metrics.jsonl')
+  stopped = interrupt('train', workdir, at=7, by=signal.SIGTERM)
+  resumed = tiny.finish(tiny.start('train', f'--workdir={workdir}'))
+  assert resumed.code == 0, resumed.err
+  return workdir, [killed, stopped, resumed], written
 
 
 def interrupt(job, workdir, *, at, by):
@@ -59,7 +59,7 @@ def state(workdir):
 
 
 def test_kills_leave_the_metrics_as_if_there_had_been_none(interrupted):
-  workdir, _ = interrupted
+  workdir, *_ = interrupted
   found, wanted = tiny.rows(workdir), tiny.rows(tiny.run('train'))
   assert found == wanted
   steps = [row['step'] for row in wanted if 'loss' in row]
@@ -77,15 +77,21 @@ def test_the_run_that_is_compared_learns_something():
 
 
 def test_kills_leave_the_same_parameters_moments_and_reference(interrupted):
-  workdir, _ = interrupted
+  workdir, *_ = interrupted
   found, wanted = state(workdir), state(tiny.run('train'))
   assert any('ref_params' in name for name in wanted)
   assert any("'mu'" in name or '.mu' in name for name in wanted)
   assert found == wanted
 
 
+def test_kills_leave_the_same_checkpoints(interrupted):
+  workdir, *_ = interrupted
+  wanted = checkpoints.steps(tiny.run('train'))
+  assert checkpoints.steps(workdir) == wanted
+
+
 def test_kills_leave_the_same_sampled_completions(interrupted):
-  workdir, _ = interrupted
+  workdir, *_ = interrupted
   name = 'samples.jsonl'
   wanted = (tiny.run('train') / name).read_bytes()
   assert (workdir / name).read_bytes() == wanted
@@ -95,12 +101,14 @@ def test_kills_leave_the_same_sampled_completions(interrupted):
 
 
 def test_sigkill_ends_a_run_between_its_checkpoints(interrupted):
-  _, (killed, _, _) = interrupted
+  _, (killed, stopped, _), written = interrupted
   assert killed.code == -signal.SIGKILL
+  found = int(re.search(r'resuming at step (\d+)', stopped.err)[1])
+  assert found in (2, 4) and found < written
 
 
 def test_sigterm_saves_the_step_and_says_how_to_go_on(interrupted):
-  _, (_, stopped, resumed) = interrupted
+  _, (_, stopped, resumed), _ = interrupted
   step = step_of_stop(stopped)
   assert f'resuming at step {step}\n' in resumed.err
 
@@ -149,7 +157,7 @@ def test_fine_tuning_stopped_by_ctrl_c_ends_with_the_same_bits(tmp_path):
 def test_a_damaged_newest_checkpoint_costs_steps_but_no_bits(
   interrupted, tmp_path
 ):
-  workdir, _ = interrupted
+  workdir, *_ = interrupted
   before = tiny.rows(workdir)
   newest = checkpoint_items.folder(workdir) / str(STEPS)
   (newest / 'params' / 'manifest.ocdbt').unlink()

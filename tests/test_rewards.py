@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import re
 import time
 import types
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 
-from grpo_jax import rewards
+from configs import base
+from grpo_jax import questions, rewards, tasks
 from grpo_jax.rewards import pool, text
 
 TAGGED = '<think>1+2=3</think><answer>3</answer>'
@@ -255,6 +257,53 @@ def test_random_reward_is_a_fair_coin_that_depends_on_the_prompt():
   assert abs(np.mean(np.equal(drawn, other_prompt)) - 0.5) < 0.08
   always = rewards.random(task=None, p=1.0)
   assert always('a', example()) == 1.0
+
+
+# Rewards that cannot judge a task
+
+
+def need(task, **specs):
+  c = base.get_config()
+  c.rewards = {k: {'name': k, 'weight': 1.0, **v} for k, v in specs.items()}
+  return questions.reward_functions(c, task)
+
+
+def one_example(answer, **data):
+  answered = tasks.Example('who?', answer, 'A completion.', data)
+  return tasks.Task(1, lambda i: answered, lambda answer, example: True)
+
+
+def test_task_without_answers_is_refused_by_rewards_that_need_them(tmp_path):
+  path = tmp_path / 'sft.jsonl'
+  path.write_text('{"q": "who?", "c": "me"}')
+  task = tasks.jsonl(
+    path=str(path), prompt_field='q', answer_field='', completion_field='c'
+  )
+  for name in ('correct', 'number'):
+    with pytest.raises(ValueError, match="'who\\?'; name .*task.answer_field"):
+      need(task, **{name: {}})
+  # Evaluation asks for itself.
+  with pytest.raises(ValueError, match='no answer to judge by'):
+    questions.need_answers(task)
+  assert set(need(task, format={}, random={})) == {'format', 'random'}
+
+
+def test_task_may_judge_by_its_data_alone():
+  assert 'correct' in need(one_example('', entry=1), correct={})
+
+
+@pytest.mark.parametrize('answer', ['Monday', '3+4', ''])
+def test_number_reward_of_answers_that_are_none_is_refused(answer):
+  task = one_example(answer, entry=1)
+  with pytest.raises(ValueError, match=f"'{re.escape(answer)}'; use .*correct"):
+    need(task, number={})
+  assert 'number' in need(one_example('-3.0'), number={})
+
+
+def test_math_verify_without_an_answer_to_compare_is_refused():
+  pytest.importorskip('math_verify')
+  with pytest.raises(ValueError, match='math_verify: .*use .*correct'):
+    need(one_example('', entry=1), math_verify={})
 
 
 # Grading and composition

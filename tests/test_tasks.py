@@ -340,6 +340,17 @@ def test_jsonl_exact_verifier_ignores_only_whitespace(tmp_path):
   assert not task.verify('', task.example(0))
 
 
+@pytest.mark.parametrize('answer', ['None', ' none'])
+def test_jsonl_answer_that_reads_like_a_failed_extraction_is_refused(
+  answer, tmp_path
+):
+  # No reward takes it for an answer, so the row would never be right.
+  rows = [{'q': 'who came?', 'a': 'Ann'}, {'q': 'who left?', 'a': answer}]
+  path = write_rows(tmp_path / 'x.jsonl', *rows)
+  with pytest.raises(ValueError, match=r'x.jsonl:2: a=.*another way'):
+    tasks.jsonl(path=path, verifier='exact', **FIELDS)
+
+
 def test_jsonl_split_is_by_hash_and_complete(tmp_path):
   path = write_rows(
     tmp_path / 'x.jsonl', *({'q': f'{i % 150}?', 'a': i} for i in range(300))

@@ -21,7 +21,7 @@ def record(name: str, message: str):
     logging.getLogger(__name__).warning('%s: %s', name, message)
 
 
-def faults() -> dict[str, int]:
+def faults() -> collections.Counter:
   """Faults so far in this process: {'correct/raised': 3, ...}."""
   with _lock:
-    return dict(_counts)
+    return collections.Counter(_counts)

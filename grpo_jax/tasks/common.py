@@ -41,11 +41,14 @@ class Task:
     size: number of examples.
     make: index -> example, pure.
     check: (answer text already extracted, example) -> right; total.
+    source: the file, folder or data set whose rows the examples are; '' for
+      generated ones, which may be too many and too costly to list.
   """
 
   size: int
   make: Callable[[int], Example]
   check: Callable[[str, Example], bool]
+  source: str = ''
 
   def __len__(self) -> int:
     return self.size

@@ -93,7 +93,8 @@ def gsm8k(*, split: str, folder: str = '', data_dir: str = '') -> common.Task:
     )
     return common.Example(row['question'], row['answer'], completion)
 
-  return common.Task(len(rows), make, _check)
+  source = folder if folder else 'gsm8k'
+  return common.Task(len(rows), make, _check, source=source)
 
 
 def _check(answer: str, example: common.Example) -> bool:

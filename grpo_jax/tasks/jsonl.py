@@ -53,6 +53,11 @@ def jsonl(
         f'{where}: {answer_field}={answer[:40]!r} is no number, so no answer '
         "could be right; correct the row or set verifier='exact'"
       )
+    if answer_field and text.is_empty(answer):
+      raise ValueError(
+        f'{where}: {answer_field}={answer!r} reads like a failed extraction, '
+        "which is never right; write it another way, such as 'nobody'"
+      )
     prompt = _text(row, prompt_field, where)
     completion = _text(row, completion_field, where)
     if test_share and common.split_of(prompt, test_share=test_share) != split:
@@ -63,7 +68,8 @@ def jsonl(
       f'{path}: no {split} example among its rows; the file is empty or '
       f'test_share={test_share} leaves nothing'
     )
-  return common.Task(len(examples), examples.__getitem__, _VERIFIERS[verifier])
+  check = _VERIFIERS[verifier]
+  return common.Task(len(examples), examples.__getitem__, check, source=path)
 
 
 def read_rows(path: str) -> list[tuple[int, dict]]:

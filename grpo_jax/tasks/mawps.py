@@ -82,7 +82,8 @@ def mawps(*, split: str, folder: str = '', data_dir: str = '') -> common.Task:
     completion = f'<answer>{row["answer"]}</answer>'
     return common.Example(row['question'], row['answer'], completion)
 
-  return common.Task(len(rows), make, _check)
+  source = folder if folder else 'mawps'
+  return common.Task(len(rows), make, _check, source=source)
 
 
 def tidy(question: str) -> str:
