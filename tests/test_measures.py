@@ -79,13 +79,14 @@ def test_the_standard_error_is_over_problems():
 
 def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   from grpo_jax import evaluate, tasks
+  from grpo_jax.rewards import text
 
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')
   rows = [[f'<answer>{a}</answer>' for a in ('04', '7', '4.0', '7', '4')]]
   result = evaluate.summarise(
     task, [example], rows, np.ones((1, 5), bool), np.full((1, 5), 3),
-    ks=(1,), votes=(5,),
+    ks=(1,), votes=(5,), extract=text.tags,
   )  # fmt: skip
   assert result['cons@5'] == 1.0
   assert result['pass@1'] == 3 / 5
