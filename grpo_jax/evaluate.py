@@ -63,6 +63,7 @@ class Evaluation:
     config.positive({'eval.ks': min(e.ks, default=1)})
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
+    questions.need_answers(self.questions.task)
     # Strict is what training pays for.
     found = [r.extract for r in cfg.rewards.values() if 'extract' in r]
     self.extract = text.extractor(found[0] if found else 'tags')

@@ -309,3 +309,25 @@ def test_a_run_that_diverges_skips_counts_and_stops(tmp_path):
   rows = tiny.rows(tmp_path)
   assert rows[0]['nonfinite'] < 1  # the first update is a finite one
   assert any(row['nonfinite'] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+  'job, number, saying',
+  [
+    ('sft', 'updates.length_multiple=0', 'at least 1'),
+    ('sft', 'updates.logits_chunk=0', 'at least 1'),
+    ('sft', 'sample.trunk_multiple=0', 'at least 1'),
+    ('generate', 'generate.batch_prompts=0', 'at least 1'),
+    ('evaluate', 'sample.chunk=0', 'at least 1'),
+    ('evaluate', 'eval.temperature=-1.0', 'at least 0'),
+    ('evaluate', 'eval.top_p=0.0', 'in (0, 1]'),
+    ('evaluate', 'eval.min_p=1.5', 'in [0, 1)'),
+  ],
+)
+def test_a_number_that_a_job_cannot_work_with_is_told(
+  tmp_path, job, number, saying
+):
+  flags = [f'--workdir={tmp_path}/run', f'--init_from={tiny.run("train")}']
+  saying = [f'error: {number} must be {saying}']
+  refuse(job, *flags, f'--config.{number}', saying=saying)
+  assert not (tmp_path / 'run').exists()

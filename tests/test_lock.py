@@ -80,3 +80,15 @@ def test_the_other_hosts_of_a_run_come_with_the_first(tmp_path, monkeypatch):
   with cli.lock(tmp_path):
     monkeypatch.setattr(jax, 'process_index', lambda: 1)
     cli.lock(tmp_path).close()
+
+
+@pytest.mark.parametrize('job', ['train', 'sft'])
+def test_a_job_leaves_a_workdir_in_use_alone(tmp_path, job):
+  with cli.lock(tmp_path):
+    done = tiny.job(job, f'--workdir={tmp_path}')
+    assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+  assert done.code == 2
+  assert done.err == (
+    f'error: {tmp_path} is in use by process {os.getpid()}; wait for it to end '
+    'or use another --workdir\n'
+  )
