@@ -120,6 +120,11 @@ def validate(cfg, *, row_ways: int) -> None:
     raise ValueError(
       f'algorithm.kl_coef={cfg.algorithm.kl_coef} must not be negative'
     )
+  if cfg.algorithm.kl_coef > 0 and cfg.algorithm.kl.get('name') == 'k1':
+    raise ValueError(
+      'algorithm.kl=k1 does nothing in the loss: its gradient is zero on '
+      'average, as E[grad logprob] = 0; use k2, k3 or k3_ratio'
+    )
   divides(
     cfg.prompts_per_step,
     {

@@ -125,6 +125,14 @@ def test_a_negative_kl_coef_is_refused():
     config.validate(changed(**{'algorithm.kl_coef': -0.1}), row_ways=1)
 
 
+def test_k1_in_the_loss_is_refused_with_the_reason():
+  cfg = changed(**{'algorithm.kl_coef': 0.1, 'algorithm.kl.name': 'k1'})
+  with pytest.raises(ValueError, match='k1 does nothing .* zero on average'):
+    config.validate(cfg, row_ways=1)
+  cfg.algorithm.kl_coef = 0.0
+  config.validate(cfg, row_ways=1)
+
+
 @pytest.mark.parametrize(
   'row_ways, parts, multiple', [(1, '', 12), (2, ' x 2 devices', 24)]
 )
