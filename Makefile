@@ -71,4 +71,4 @@ same_python = $(if $(filter $(call version,$(1)/bin/python),$(call version,\
   that of PYTHON=$(PYTHON): remove it or name another, as in VENV=.venv-3.12))
 
 clean:
-	rm -rf .venv .venv-parity .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache

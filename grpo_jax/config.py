@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import difflib
 import functools
 import inspect
+import operator
 from types import ModuleType
 
 
@@ -93,23 +94,22 @@ def validate(cfg, *, row_ways: int) -> None:
     ValueError: with the numbers and the remedy.
   """
   positive(
-    {
-      'steps': cfg.steps,
-      'prompts_per_step': cfg.prompts_per_step,
-      'group_size': cfg.group_size,
-      'sample.max_prompt_length': cfg.sample.max_prompt_length,
-      'sample.max_completion_length': cfg.sample.max_completion_length,
-      'sample.chunk': cfg.sample.chunk,
-      'sample.trunk_multiple': cfg.sample.trunk_multiple,
-      'updates.epochs': cfg.updates.epochs,
-      'updates.minibatches': cfg.updates.minibatches,
-      'updates.microbatches': cfg.updates.microbatches,
-      'updates.logits_chunk': cfg.updates.logits_chunk,
-      'updates.length_multiple': cfg.updates.length_multiple,
-      'updates.max_nonfinite': cfg.updates.max_nonfinite,
-      'checkpoint.every': cfg.checkpoint.every,
-      'log.samples_every': cfg.log.samples_every,
-    }
+    cfg,
+    'steps',
+    'prompts_per_step',
+    'group_size',
+    'sample.max_prompt_length',
+    'sample.max_completion_length',
+    'sample.chunk',
+    'sample.trunk_multiple',
+    'updates.epochs',
+    'updates.minibatches',
+    'updates.microbatches',
+    'updates.logits_chunk',
+    'updates.length_multiple',
+    'updates.max_nonfinite',
+    'checkpoint.every',
+    'log.samples_every',
   )
   if cfg.sample.temperature <= 0:
     raise ValueError(
@@ -147,15 +147,16 @@ def validate_answers(cfg, section: str) -> None:
     ValueError: with the numbers and the remedy.
   """
   s = cfg[section]
-  counts = ('prompts', 'samples', 'batch_prompts')
-  lengths = (
-    'max_prompt_length',
-    'max_completion_length',
-    'chunk',
-    'trunk_multiple',
+  positive(
+    cfg,
+    f'{section}.prompts',
+    f'{section}.samples',
+    f'{section}.batch_prompts',
+    'sample.max_prompt_length',
+    'sample.max_completion_length',
+    'sample.chunk',
+    'sample.trunk_multiple',
   )
-  positive({f'{section}.{k}': s[k] for k in counts})
-  positive({f'sample.{k}': cfg.sample[k] for k in lengths})
   for field, valid, span in (
     ('temperature', s.temperature >= 0, 'at least 0 (0 is greedy)'),
     ('top_k', s.top_k >= 0, 'at least 0 (0 keeps all)'),
@@ -166,9 +167,10 @@ def validate_answers(cfg, section: str) -> None:
       raise ValueError(f'{section}.{field}={s[field]} must be {span}')
 
 
-def positive(fields: Mapping[str, int]) -> None:
-  """Raises ValueError unless each of these (name -> value) is at least 1."""
-  for field, value in fields.items():
+def positive(cfg, *fields: str) -> None:
+  """Raises ValueError unless each field ('section.name') is at least 1."""
+  for field in fields:
+    value = functools.reduce(operator.getitem, field.split('.'), cfg)
     if value < 1:
       raise ValueError(f'{field}={value} must be at least 1')
 

@@ -60,7 +60,6 @@ class Evaluation:
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
     config.validate_answers(cfg, 'eval')
-    config.positive({'eval.ks': min(e.ks, default=1)})
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     questions.need_answers(self.questions.task)
@@ -69,6 +68,8 @@ class Evaluation:
     self.extract = text.extractor(found[0] if found else 'tags')
     self.count = min(e.prompts, len(self.questions.task))
     largest = max((*e.ks, *e.votes), default=1)
+    if min(e.ks, default=1) < 1:
+      raise ValueError(f'eval.ks={e.ks} must be at least 1 each')
     if largest > e.samples:
       raise ValueError(
         f'eval.samples={e.samples} is too few for pass@k or cons@k with '

@@ -10,30 +10,16 @@ import numpy as np
 from grpo_jax.structs import Batch, Prompts, Rollout
 
 
-def prompts(
-  prompt_ids: list[list[int]], *, max_length: int, multiple: int
-) -> Prompts:
+def prompts(prompt_ids: list[list[int]], *, multiple: int) -> Prompts:
   """Left-pads prompts into trunks.
 
   Args:
     prompt_ids: Q tokenised prompts, none empty.
-    max_length: longest prompt allowed, in tokens.
     multiple: the trunk width P is a multiple of this.
 
   Returns:
     Prompts as numpy arrays; P fits the longest prompt here.
-
-  Raises:
-    ValueError: an empty prompt or one longer than `max_length`.
   """
-  for i, ids in enumerate(prompt_ids):
-    if not ids:
-      raise ValueError(f'prompt {i} of the batch has no tokens')
-    if len(ids) > max_length:
-      raise ValueError(
-        f'prompt {i} of the batch has {len(ids)} tokens, over the limit of '
-        f'{max_length}; raise sample.max_prompt_length or drop the prompt'
-      )
   width = round_up(max(len(ids) for ids in prompt_ids) - 1, multiple)
   trunk = np.zeros((len(prompt_ids), width), np.int32)
   mask = np.zeros((len(prompt_ids), width), bool)

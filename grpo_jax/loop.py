@@ -68,11 +68,7 @@ class Loop:
     self.evaluated = {}
     self.checkpoints = checkpoints.Checkpoints(
       workdir,
-      measured={
-        row['step']: row
-        for row in self._rows()
-        if cfg.checkpoint.best_metric in row
-      },
+      measured=self._measured(),
       keep_last=cfg.checkpoint.keep_last,
       keep_best=cfg.checkpoint.keep_best,
       best_metric=cfg.checkpoint.best_metric,
@@ -135,7 +131,10 @@ class Loop:
 
   def _steps(self, prepare, step, stopping):
     cfg = self.cfg
-    if self._evaluates(self.start) and not self._has_evaluated(self.start):
+    # A run that begins again has dropped its rows.
+    known = self.checkpoints.measured if self.start else {}
+    evaluated = 'eval/pass@1' in known.get(self.start, {})
+    if self._evaluates(self.start) and not evaluated:
       self._evaluate(self.start, stopping)
       if stopping():
         raise cli.Stopped(self._stopped_at(self.start), stopping())
@@ -174,10 +173,10 @@ class Loop:
         raise cli.Stopped(self._stopped_at(done), leaving)
 
   def _stopped_at(self, step):
-    return (
-      f'stopped at step {step} of {self.cfg.steps}, saved; the same command '
-      'goes on from there'
-    )
+    where = f'stopped at step {step} of {self.cfg.steps}'
+    if step == 0:
+      return f'{where}, nothing to save yet'
+    return f'{where}, saved; the same command goes on from there'
 
   def _report(self, pending):
     while pending:
@@ -199,17 +198,16 @@ class Loop:
       self.writer.samples(step, outcome.samples)
       self.progress.update(step, row | self.evaluated)
 
-  def _rows(self):
+  def _measured(self):
+    """step -> the row of its evaluation, as far as the run has come."""
     path = self.workdir / metrics.METRICS
-    return metrics.read_rows(path) if path.exists() else []
+    if self.evaluation is None or not path.exists():
+      return {}
+    rows = metrics.read_rows(path)
+    return {row['step']: row for row in rows if 'eval/pass@1' in row}
 
   def _evaluates(self, step):
     return self.evaluation is not None and step % self.cfg.eval.every == 0
-
-  def _has_evaluated(self, step):
-    return any(
-      row['step'] == step and 'eval/pass@1' in row for row in self._rows()
-    )
 
   def _evaluate(self, step, stopping):
     with self.timers('eval'):

@@ -26,7 +26,8 @@ class Questions:
     tokenizer: of the policy.
     prompt: keyword arguments of `prompts.render`.
     seed: of the order of examples.
-    max_length, multiple: of `layout.prompts`.
+    max_length: of a prompt, in tokens.
+    multiple: of the trunk's width.
   """
 
   task: Task
@@ -55,12 +56,9 @@ class Questions:
         names it.
     """
     ids = [
-      self._ids(i, e, max_length=self.max_length)
-      for i, e in enumerate(examples)
+      self.ids(i, e, max_length=self.max_length) for i, e in enumerate(examples)
     ]
-    return layout.prompts(
-      ids, max_length=self.max_length, multiple=self.multiple
-    )
+    return layout.prompts(ids, multiple=self.multiple)
 
   def try_rows(self, count: int, *, max_length: float):
     """Encodes the first prompts of a file, so that no run dies on one later.
@@ -76,11 +74,21 @@ class Questions:
       return
     for i in range(count):
       try:
-        self._ids(i, self.task.example(i), max_length=max_length)
+        self.ids(i, self.task.example(i), max_length=max_length)
       except ValueError as error:
         raise ValueError(f'{self.task.source}: {error}') from None
 
-  def _ids(self, i: int, example: Example, *, max_length: float) -> list[int]:
+  def ids(self, i: int, example: Example, *, max_length: float) -> list[int]:
+    """Tokens of what the policy continues.
+
+    Args:
+      i: names the example in errors.
+      example: with the prompt.
+      max_length: longest allowed, in tokens.
+
+    Raises:
+      ValueError: as `encode`.
+    """
     # The example's own text: what `text` puts before it is always the same.
     where = f'prompt {i} ({example.prompt[:60]!r})'
     content = self.text(example.prompt)

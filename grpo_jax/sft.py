@@ -5,6 +5,7 @@ token-mean cross entropy. `sft.loss_on='everything'` trains on prompts too:
 language-model pretraining.
 """
 
+import math
 import pathlib
 
 from grpo_jax import (
@@ -76,18 +77,17 @@ def validate(cfg, *, row_ways: int) -> None:
       f'sft.loss_on={cfg.sft.loss_on!r} is not one of completion, everything'
     )
   config.positive(
-    {
-      'steps': cfg.steps,
-      'sft.batch_size': cfg.sft.batch_size,
-      'sft.max_length': cfg.sft.max_length,
-      'sample.max_prompt_length': cfg.sample.max_prompt_length,
-      'sample.trunk_multiple': cfg.sample.trunk_multiple,
-      'updates.logits_chunk': cfg.updates.logits_chunk,
-      'updates.length_multiple': cfg.updates.length_multiple,
-      'updates.microbatches': cfg.updates.microbatches,
-      'updates.max_nonfinite': cfg.updates.max_nonfinite,
-      'checkpoint.every': cfg.checkpoint.every,
-    }
+    cfg,
+    'steps',
+    'sft.batch_size',
+    'sft.max_length',
+    'sample.max_prompt_length',
+    'sample.trunk_multiple',
+    'updates.logits_chunk',
+    'updates.length_multiple',
+    'updates.microbatches',
+    'updates.max_nonfinite',
+    'checkpoint.every',
   )
   config.divides(
     cfg.sft.batch_size,
@@ -100,25 +100,25 @@ def lay_out(ask, examples, *, loss_on, max_length, multiple):
   """A Batch [Q 1 C] of the examples' completions, each with its EOS.
 
   Raises:
-    ValueError: an example without a completion.
+    ValueError: an example without a completion, or as `Questions.ids`.
   """
+  # Pretraining cuts what is too long.
+  longest = math.inf if loss_on == 'everything' else ask.max_length
   prompt_ids, completion_ids = [], []
-  for example in examples:
+  for i, example in enumerate(examples):
     if not example.completion:
       raise ValueError(
         f'the task gives no completion to learn for {example.prompt!r}; name '
         'the field that holds it (task.completion_field) or use another task'
       )
-    prompt = ask.tokenizer.encode(ask.text(example.prompt))
+    prompt = ask.ids(i, example, max_length=longest)
     completion = ask.tokenizer.encode(example.completion, start=False)
     completion.append(ask.tokenizer.eos_ids[0])
     if loss_on == 'everything':
       prompt, completion = layout.whole_text(prompt + completion)
     prompt_ids.append(prompt)
     completion_ids.append([completion])
-  prompts = layout.prompts(
-    prompt_ids, max_length=ask.max_length, multiple=ask.multiple
-  )
+  prompts = layout.prompts(prompt_ids, multiple=ask.multiple)
   return layout.branches(
     prompts, completion_ids, max_length=max_length, multiple=multiple
   )

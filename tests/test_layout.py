@@ -13,7 +13,7 @@ COMPLETIONS = [[[31, 32, 1], [41, 1]], [[51, 52], [1]]]
 
 
 def example():
-  prompts = layout.prompts(PROMPTS, max_length=4, multiple=2)
+  prompts = layout.prompts(PROMPTS, multiple=2)
   return prompts, layout.branches(
     prompts, COMPLETIONS, max_length=8, multiple=4
   )
@@ -58,32 +58,13 @@ def test_branches_start_with_the_prompts_last_token_and_end_with_eos():
 
 
 def test_a_batch_of_one_token_prompts_has_an_empty_trunk():
-  prompts = layout.prompts([[7], [8]], max_length=4, multiple=4)
+  prompts = layout.prompts([[7], [8]], multiple=4)
   assert prompts.trunk.shape == (2, 0) and prompts.last.tolist() == [7, 8]
-
-
-def test_a_prompt_as_long_as_the_limit_fits():
-  prompts = layout.prompts([[1, 2, 3, 4]], max_length=4, multiple=1)
-  np.testing.assert_array_equal(prompts.trunk, [[1, 2, 3]])
-
-
-def test_a_prompt_over_the_limit_is_refused_with_the_remedy():
-  with pytest.raises(
-    ValueError,
-    match='prompt 1 .* has 5 tokens, over the limit of 4; raise '
-    'sample.max_prompt_length',
-  ):
-    layout.prompts([[1], [1, 2, 3, 4, 5]], max_length=4, multiple=8)
-
-
-def test_an_empty_prompt_is_refused():
-  with pytest.raises(ValueError, match='prompt 1 of the batch has no tokens'):
-    layout.prompts([[1], []], max_length=4, multiple=8)
 
 
 def test_an_eos_that_is_also_the_pad_token_stays_in_the_mask():
   pad = eos = 0
-  prompts = layout.prompts([[pad, 5, eos]], max_length=4, multiple=4)
+  prompts = layout.prompts([[pad, 5, eos]], multiple=4)
   batch = layout.branches(prompts, [[[6, eos]]], max_length=4, multiple=4)
   np.testing.assert_array_equal(prompts.trunk_mask, [[0, 0, 1, 1]])
   np.testing.assert_array_equal(batch.targets, [[[6, eos, pad, pad]]])
@@ -91,7 +72,7 @@ def test_an_eos_that_is_also_the_pad_token_stays_in_the_mask():
 
 
 def test_completions_are_cut_at_the_limit():
-  prompts = layout.prompts([[5]], max_length=4, multiple=4)
+  prompts = layout.prompts([[5]], multiple=4)
   batch = layout.branches(
     prompts, [[[1, 2, 3, 4, 5], [9]]], max_length=3, multiple=2
   )
@@ -101,7 +82,7 @@ def test_completions_are_cut_at_the_limit():
 
 def test_every_token_but_the_first_of_a_whole_text_is_a_target():
   prompt, completion = layout.whole_text([4, 5, 6])
-  prompts = layout.prompts([prompt], max_length=1, multiple=1)
+  prompts = layout.prompts([prompt], multiple=1)
   batch = layout.branches(prompts, [[completion]], max_length=9, multiple=1)
   np.testing.assert_array_equal(batch.inputs, [[[4, 5]]])
   np.testing.assert_array_equal(batch.targets, [[[5, 6]]])
@@ -142,7 +123,7 @@ def test_prompts_and_completions_come_back_from_the_arrays(
   # Few ids, so that pad (0) and EOS turn up anywhere.
   ids = [data.draw(tokens(1)) for _ in range(rows)]
   wanted = [[data.draw(tokens(0)) for _ in range(group)] for _ in range(rows)]
-  prompts = layout.prompts(ids, max_length=6, multiple=multiple)
+  prompts = layout.prompts(ids, multiple=multiple)
   batch = layout.branches(prompts, wanted, max_length=6, multiple=multiple)
   assert prompts.trunk.shape[1] % multiple == 0
   assert batch.mask.shape[2] % multiple == 0

@@ -109,6 +109,21 @@ def test_prompt_too_long_is_named_by_its_text():
   )
 
 
+def test_a_prompt_as_long_as_the_limit_is_asked():
+  c = base.get_config()
+  c.sample.max_prompt_length = 4
+  task = tasks.arithmetic(split='train', size=1, min_ops=1, max_ops=1)
+  ask = questions.questions_of(task, c, TOKENIZER)
+  assert ask.encode([tasks.Example('1+2=', '3')]).last.tolist() == [13]
+
+
+def test_an_empty_prompt_is_refused():
+  task = tasks.arithmetic(split='train', size=1, min_ops=1, max_ops=1)
+  ask = questions.questions_of(task, base.get_config(), TOKENIZER)
+  with pytest.raises(ValueError, match=r"prompt 1 \(''\) has no tokens"):
+    ask.encode([tasks.Example('1+2=', '3'), tasks.Example('', '3')])
+
+
 @pytest.mark.parametrize(
   ('late', 'saying'),
   [

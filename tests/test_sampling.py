@@ -17,7 +17,7 @@ PROMPTS = [[5, 6, 7, 8], [9], [4, 10, 11, 12, 13, 2]]
 
 def make_prompts(ids=None, multiple=8):
   ids = PROMPTS if ids is None else ids
-  host = layout.prompts(ids, max_length=16, multiple=multiple)
+  host = layout.prompts(ids, multiple=multiple)
   return jax.tree.map(jnp.asarray, host)
 
 

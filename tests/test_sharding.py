@@ -157,7 +157,7 @@ COMPLETIONS = [
 
 
 def make_batch():
-  prompts = layout.prompts(PROMPTS, max_length=8, multiple=4)
+  prompts = layout.prompts(PROMPTS, multiple=4)
   batch = layout.branches(prompts, COMPLETIONS, max_length=8, multiple=8)
   rng = np.random.default_rng(0)
   near = lambda: (-3 + 0.3 * rng.normal(size=batch.mask.shape)).astype('f4')
@@ -219,7 +219,7 @@ def sampled(pol):
   sample = programs.sampler(
     pol, group_size=2, max_completion_length=8, chunk=8, temperature=1.0
   )
-  host = layout.prompts(PROMPTS, max_length=8, multiple=4)
+  host = layout.prompts(PROMPTS, multiple=4)
   prompts = sharding.put(host, sharding.rows(pol.mesh, RULES['sample']))
   key = programs.stream(0, 'rollout', 3)
   return sample(programs.publish(pol)(pol.params()), prompts, key)
@@ -242,7 +242,7 @@ def test_a_bfloat16_sampler_has_the_logits_head_of_the_trainer(policies):
   up = published['layers'][0]['up']
   assert up.dtype == jnp.bfloat16
   rollout = sampled(pol)
-  prompts = layout.prompts(PROMPTS, max_length=8, multiple=4)
+  prompts = layout.prompts(PROMPTS, multiple=4)
   batch = Batch(
     trunk=prompts.trunk,
     trunk_mask=prompts.trunk_mask,

@@ -27,7 +27,7 @@ jit = functools.partial(
 
 def make_batch(prompt_ids, completions, rewards):
   """A batch whose old and reference logprobs are near those of the models."""
-  prompts = layout.prompts(prompt_ids, max_length=16, multiple=4)
+  prompts = layout.prompts(prompt_ids, multiple=4)
   batch = layout.branches(prompts, completions, max_length=32, multiple=4)
   rng = np.random.default_rng(0)
   near = lambda: -3 + 0.3 * rng.normal(size=batch.mask.shape)
@@ -200,7 +200,7 @@ def test_zero_variance_group_has_zero_gradient(microbatches):
 
 
 def test_a_stop_token_that_is_also_the_pad_token_gets_its_gradient():
-  prompts = layout.prompts([[7, 5]], max_length=2, multiple=1)
+  prompts = layout.prompts([[7, 5]], multiple=1)
   eos = pad = 0
   batch = layout.branches(prompts, [[[6, eos]]], max_length=8, multiple=8)
   batch = jax.tree.map(jnp.asarray, batch)
@@ -355,7 +355,7 @@ def assert_same(got, expected):
 def without_trunks(batch):
   """The same texts as Q*G rows of a branch each, prompts and all."""
   prompts = layout.prompts(
-    [p[:1] for p in PROMPTS for _ in range(3)], max_length=1, multiple=1
+    [p[:1] for p in PROMPTS for _ in range(3)], multiple=1
   )
   pairs = [
     (p, c) for p, row in zip(PROMPTS, COMPLETIONS, strict=True) for c in row
