@@ -1,6 +1,6 @@
 """GRPO on SmolLM2-135M-Instruct and a reasoning-gym task it half knows.
 
-  --config=configs/smollm2_reasoning.py:gcd
+  --config=configs/smollm2_reasoning.py:number_filtering
 
 The part after the colon is one of `TASKS`.
 """
@@ -55,18 +55,12 @@ TASKS = {
     dict(dataset='number_filtering', min_numbers=3, max_numbers=3,
          min_decimals=0, max_decimals=1, min_value=-50, max_value=50),
     (
-      ("Keep all numbers larger than 20 in this list: ['31', '-4', '25.5']\n"
-       'Return the new list in the same format.',
-       "<answer>['31', '25.5']</answer>"),
       ("Remove all numbers larger than 5.5 in this list: ['7', '2.1', '-30']\n"
        'Return the new list in the same format.',
        "<answer>['2.1', '-30']</answer>"),
       ("Keep all numbers smaller than -3 in this list: ['-8.2', '0', '14']\n"
        'Return the new list in the same format.',
        "<answer>['-8.2']</answer>"),
-      ("Remove all numbers smaller than 1 in this list: ['3', '44.4', '9']\n"
-       'Return the new list in the same format.',
-       "<answer>['3', '44.4', '9']</answer>"),
     ),
   ),
   'letter_counting': (
@@ -87,17 +81,17 @@ TASKS = {
 
 # Where an answer is longer than a number: lists take a token a digit.
 SAMPLE = {
-  'number_filtering': dict(
-    max_prompt_length=512, max_completion_length=40, chunk=20
-  ),
+  'number_filtering': dict(max_completion_length=40, chunk=20),
 }
 
 
-def get_config(task: str = 'gcd'):
+def get_config(task: str = 'number_filtering'):
   if task not in TASKS:
     raise ValueError(f'no task {task!r} here; there are {", ".join(TASKS)}')
   settings, shots = TASKS[task]
   c = smollm2.get_config()
+  c.steps = 80
+  c.optimizer.learning_rate = 2e-5
   c.task = dict(
     name='reasoning_gym',
     split='train',
