@@ -56,13 +56,32 @@ def get_config() -> ConfigDict:
     trunk_multiple=16,  # trunks are padded to a multiple of this
   )
 
-  # The algorithm: advantages x token weights x loss (+ KL).
+  # The algorithm: advantages x token weights x loss (+ KL). Each dict names a
+  # function of grpo_jax.advantages, losses or importance.
   c.algorithm = dict(
     advantages=dict(name='group', std='group', ddof=1, eps=1e-4),
     loss=dict(name='clip', eps_low=0.2, eps_high=0.2),
     weights=dict(name='token_mean'),
     kl=dict(name='k3'),
     kl_coef=0.0,  # 0 keeps no reference policy
+    kl_in='loss',  # loss, or reward (then with kl=dict(name='k1'))
+    reference_every=0,  # optimizer updates between resets of the reference
+    entropy_coef=0.0,  # of the entropy bonus in the loss
+    entropy_share=1.0,  # share of tokens, by entropy, that carry the loss
+    # Whose logprobs are the old ones: the sampler's, or the trainer's own in a
+    # pass of their own; then `importance` weighs tokens by trainer / sampler.
+    old_logprobs='sampler',
+    importance=dict(name='none'),
+    teacher_traces=0,  # 1: the task's completion takes a sample's place
+    teacher_gamma=0.1,  # of the shaped loss of that trace (LUFFY)
+  )
+  # Which samples are learned from.
+  c.filters = dict(
+    drop_zero_variance=False,  # groups whose rewards are all equal
+    mask_truncated=False,  # completions cut at the length limit
+    signal='correct',  # the reward, before any shaping, of the next two
+    rounds=1,  # rollouts a step at most, until all groups have a signal
+    retire_above=1.0,  # a prompt with a higher mean is not asked again
   )
   c.updates = dict(
     epochs=1,  # passes over a rollout

@@ -116,15 +116,8 @@ def validate(cfg, *, row_ways: int) -> None:
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
       'training: greedy samples of a group are all equal'
     )
-  if cfg.algorithm.kl_coef < 0:
-    raise ValueError(
-      f'algorithm.kl_coef={cfg.algorithm.kl_coef} must not be negative'
-    )
-  if cfg.algorithm.kl_coef > 0 and cfg.algorithm.kl.get('name') == 'k1':
-    raise ValueError(
-      'algorithm.kl=k1 does nothing in the loss: its gradient is zero on '
-      'average, as E[grad logprob] = 0; use k2, k3 or k3_ratio'
-    )
+  _validate_algorithm(cfg)
+  _validate_filters(cfg)
   divides(
     cfg.prompts_per_step,
     {
@@ -134,6 +127,74 @@ def validate(cfg, *, row_ways: int) -> None:
     },
     field='prompts_per_step',
   )
+
+
+def _validate_algorithm(cfg) -> None:
+  a = cfg.algorithm
+  updates = cfg.updates.epochs * cfg.updates.minibatches
+  one_of('algorithm.kl_in', a.kl_in, ('loss', 'reward'))
+  one_of('algorithm.old_logprobs', a.old_logprobs, ('sampler', 'trainer'))
+  one_of('algorithm.teacher_traces', a.teacher_traces, (0, 1))
+  if a.kl_coef < 0:
+    raise ValueError(f'algorithm.kl_coef={a.kl_coef} must not be negative')
+  if a.kl_coef > 0 and a.kl_in == 'loss' and a.kl.get('name') == 'k1':
+    raise ValueError(
+      'algorithm.kl=k1 does nothing in the loss: its gradient is zero on '
+      'average, as E[grad logprob] = 0; use k2, k3 or k3_ratio, or '
+      'algorithm.kl_in=reward'
+    )
+  if a.kl_coef > 0 and a.kl_in == 'reward' and a.kl.get('name') == 'k3_ratio':
+    raise ValueError(
+      'algorithm.kl=k3_ratio has no use for its ratio in the reward, where it '
+      'is 1; use k1, k2 or k3'
+    )
+  if not 0 < a.entropy_share <= 1:
+    raise ValueError(
+      f'algorithm.entropy_share={a.entropy_share} must be in (0, 1]'
+    )
+  if a.importance.get('name') != 'none' and a.old_logprobs == 'sampler':
+    raise ValueError(
+      f'algorithm.importance={a.importance.get("name")} weighs the trainer '
+      "against the sampler; set algorithm.old_logprobs='trainer', as with "
+      "'sampler' the ratio of the loss is to the sampler already"
+    )
+  if a.loss.get('name') == 'reinforce' and updates > 1:
+    raise ValueError(
+      f'algorithm.loss=reinforce has no ratio, and with {updates} updates a '
+      'rollout the samples are not of the policy any more; use clip or cispo, '
+      'or set updates.epochs and updates.minibatches to 1'
+    )
+  if a.reference_every < 0 or a.reference_every % updates:
+    raise ValueError(
+      f'algorithm.reference_every={a.reference_every} must be a multiple of '
+      f'the {updates} updates of a rollout (updates.epochs x '
+      'updates.minibatches), or 0'
+    )
+  if a.reference_every and not a.kl_coef:
+    raise ValueError(
+      f'algorithm.reference_every={a.reference_every} resets a reference that '
+      'algorithm.kl_coef=0 does not keep'
+    )
+  least = 2 + a.teacher_traces
+  alone = ('reinforce_pp',)
+  if cfg.group_size < least and a.advantages.get('name') not in alone:
+    raise ValueError(
+      f'group_size={cfg.group_size} leaves nothing to compare a sample with; '
+      f'raise it to {least} or more, or use algorithm.advantages='
+      f'{" or ".join(alone)}'
+    )
+
+
+def _validate_filters(cfg) -> None:
+  f = cfg.filters
+  positive(cfg, 'filters.rounds')
+  if not 0 < f.retire_above <= 1:
+    raise ValueError(
+      f'filters.retire_above={f.retire_above} must be in (0, 1] (1 retires '
+      'none)'
+    )
+  if f.rounds > 1 or f.retire_above < 1:
+    one_of('filters.signal', f.signal, tuple(cfg.rewards))
 
 
 def validate_answers(cfg, section: str) -> None:
@@ -165,6 +226,13 @@ def validate_answers(cfg, section: str) -> None:
   ):
     if not valid:
       raise ValueError(f'{section}.{field}={s[field]} must be {span}')
+
+
+def one_of(field: str, value, choices: tuple) -> None:
+  """Raises ValueError unless the value of a field is one of the choices."""
+  if value not in choices:
+    listing = ', '.join(map(str, choices))
+    raise ValueError(f'{field}={value!r} is not one of {listing}')
 
 
 def positive(cfg, *fields: str) -> None:

@@ -1,10 +1,13 @@
-"""From token ids to trunk and branches (host side, numpy).
+"""From token ids to trunk and branches.
 
 The only place that knows about shifting by one: see the picture in
 `structs.py`. Widths are rounded up to a multiple, so that a run compiles a
-handful of shapes.
+handful of shapes. Host side and numpy, but for `concatenate` and `append`,
+which put batches together on the device.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.structs import Batch, Prompts, Rollout
@@ -79,6 +82,50 @@ def trim(rollout: Rollout, *, multiple: int) -> Rollout:
   return Rollout(
     **{k: getattr(rollout, k)[:, :, :width] for k in rollout.__annotations__}
   )
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+  """Batches one after another along Q, padded to common widths.
+
+  Trunks are padded on the left and branches on the right, as everywhere.
+  """
+  trunk = max(batch.trunk.shape[1] for batch in batches)
+  branch = max(batch.inputs.shape[2] for batch in batches)
+
+  def widen(path, x):
+    if path[0].name in ('trunk', 'trunk_mask'):
+      return jnp.pad(x, ((0, 0), (trunk - x.shape[1], 0)))
+    return _widen(x, branch) if x.ndim == 3 else x
+
+  wide = [jax.tree_util.tree_map_with_path(widen, b) for b in batches]
+  return jax.tree.map(lambda *xs: jnp.concatenate(xs), *wide)
+
+
+def append(batch: Batch, given: Batch) -> Batch:
+  """The batch with given completions as further samples of each group.
+
+  Args:
+    batch: sampled, with old_logprobs.
+    given: of the same prompts, from `branches`. Its old logprobs are left 0.
+  """
+  width = max(batch.inputs.shape[2], given.inputs.shape[2])
+
+  def both(x, y):
+    return jnp.concatenate([_widen(x, width), _widen(y, width)], 1)
+
+  unknown = jnp.zeros(given.mask.shape, jnp.float32)
+  flags = [jnp.zeros(batch.mask.shape[:2], bool), given.mask.any(2)]
+  return batch.replace(
+    inputs=both(batch.inputs, given.inputs),
+    targets=both(batch.targets, given.targets),
+    mask=both(batch.mask, given.mask),
+    old_logprobs=both(batch.old_logprobs, unknown),
+    teacher=jnp.concatenate(flags, 1),
+  )
+
+
+def _widen(x, width):
+  return jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[2])))
 
 
 def round_up(n: int, multiple: int) -> int:

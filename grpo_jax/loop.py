@@ -17,8 +17,8 @@ import numpy as np
 
 from grpo_jax import checkpoints, cli, evaluate, metrics
 from grpo_jax.policy import Policy
-from grpo_jax.programs import Trainer
 from grpo_jax.structs import TrainState
+from grpo_jax.training import Trainer
 
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
@@ -62,7 +62,7 @@ class Loop:
     self.evaluation = None
     if cfg.eval.every:
       self.evaluation = evaluate.Evaluation(cfg, policy)
-    self.publish = None
+    self.publish = self.extra_of = None
     self.timers = metrics.Timers()
     self.nonfinite = metrics.NonFinite(cfg.updates.max_nonfinite)
     self.evaluated = {}
@@ -75,10 +75,10 @@ class Loop:
     )
     restored = self.checkpoints.restore(trainer.abstract)
     if restored is None:
-      self.start, self.state = 0, trainer.init(policy.params())
+      self.start, self.state, self.extra = 0, trainer.init(policy.params()), {}
     else:
-      self.start, self.state, extra = restored
-      self.evaluated = extra['evaluated']
+      self.start, self.state, self.extra = restored
+      self.evaluated = self.extra['evaluated']
       changed = cli.changed_fields(cfg, workdir)
       logging.warning(
         '%s: resuming at step %d%s',
@@ -101,6 +101,7 @@ class Loop:
     prepare: Callable[[int], Any],
     step: Callable[..., Outcome],
     publish: Callable,
+    extra: Callable[[], dict] = dict,
   ) -> None:
     """Runs to `cfg.steps`. SIGTERM and Ctrl-C save before leaving.
 
@@ -108,11 +109,13 @@ class Loop:
       prepare: step index -> its inputs; host work.
       step: (state, index, inputs, timers) -> Outcome, its updates dispatched.
       publish: params -> the sampler's.
+      extra: what else a checkpoint keeps, as JSON; `self.extra` has it again
+        after a restart.
 
     Raises:
       cli.Stopped: a signal came; the state is saved.
     """
-    self.publish = publish
+    self.publish, self.extra_of = publish, extra
     self.progress = metrics.Progress(
       self.cfg.steps, start=self.start, shown=self.shown
     )
@@ -225,7 +228,8 @@ class Loop:
       self.checkpoints.save(
         step,
         self.state,
-        extra={'evaluated': self.evaluated, 'config': self.cfg.to_dict()},
+        extra={'evaluated': self.evaluated, 'config': self.cfg.to_dict()}
+        | self.extra_of(),
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},
       )

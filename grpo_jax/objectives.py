@@ -4,6 +4,7 @@ An algorithm is advantages x token weights x per-token loss (+ KL). Here the
 loss of `losses` meets the batch; the masked, weighted sum is `update.py`'s.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -19,6 +20,7 @@ def policy(
   kl,
   kl_coef: float,
   entropy_coef: float = 0.0,
+  teacher_gamma: float = 0.1,
 ) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
   """loss * factor + kl_coef * KL(policy || reference) - entropy_coef * entropy.
 
@@ -31,6 +33,9 @@ def policy(
     kl: a KL estimator of `losses`.
     kl_coef: weight of the KL term (beta).
     entropy_coef: weight of the entropy bonus.
+    teacher_gamma: a teacher's trace has the loss -f(p) A, f(p) = p / (p +
+      gamma), which still moves tokens that the policy finds unlikely; no ratio
+      and no clip (LUFFY 2504.14945 eq. 6-7).
 
   Returns:
     Loss per token, and metrics per token. Both may hold anything where the
@@ -39,11 +44,20 @@ def policy(
   # Masked positions get a ratio of exactly 1: no inf can reach a gradient.
   logprobs = jnp.where(batch.mask, logprobs, 0.0)
   old_logprobs = jnp.where(batch.mask, batch.old_logprobs, 0.0)
-  log_ratio = logprobs - old_logprobs
   advantages = batch.advantages
   if advantages.ndim == 2:
     advantages = advantages[:, :, None]
+  if batch.teacher is not None:
+    given = batch.teacher[:, :, None]
+    old_logprobs = jnp.where(
+      given, jax.lax.stop_gradient(logprobs), old_logprobs
+    )
+  log_ratio = logprobs - old_logprobs
   token_loss, clipped = loss(logprobs, old_logprobs, advantages, batch.mask)
+  if batch.teacher is not None:
+    p = jnp.exp(logprobs)
+    taught = -p / (p + teacher_gamma) * advantages
+    token_loss = jnp.where(given, taught, token_loss)
   if batch.factors is not None:
     token_loss = token_loss * batch.factors
   metrics = {
@@ -51,11 +65,11 @@ def policy(
     'entropy': entropy,
     'clip_share': clipped,
     'ratio': jnp.exp(log_ratio),
-    'logprob_gap': jnp.abs(log_ratio),
+    'logprob_gap': jnp.abs(_gap(batch, log_ratio)),
   }
   if batch.ref_logprobs is not None:
-    gap = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
-    divergence = kl(gap, log_ratio)
+    x = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
+    divergence = kl(x, log_ratio)
     metrics['kl'] = divergence
     token_loss = token_loss + kl_coef * divergence
   if entropy_coef:
@@ -64,6 +78,16 @@ def policy(
       bonus = jnp.where(batch.factors > 0, bonus, 0.0)
     token_loss = token_loss - entropy_coef * bonus
   return token_loss, metrics
+
+
+def _gap(batch, log_ratio):
+  """Log trainer / sampler; at the first update of a rollout both are as old."""
+  if batch.sampler_logprobs is None:
+    return log_ratio
+  gap = batch.old_logprobs - batch.sampler_logprobs
+  if batch.teacher is not None:
+    gap = jnp.where(batch.teacher[:, :, None], 0.0, gap)
+  return gap
 
 
 def supervised(

@@ -1,31 +1,21 @@
-"""Every compiled program of a job: what is jitted, donated and sharded.
+"""Compiled programs of the sampler and the score that training shares.
 
-The one place where the model, the tokenizer's ids, the config's numbers and
-the mesh meet. Programs compile on first use, once per shape.
+Here and in `training.py` the model, the tokenizer's ids, the config's numbers
+and the mesh meet: what is jitted, donated and sharded. Programs compile on
+first use, once per shape.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import zlib
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-import optax
 
-from grpo_jax import advantages as advantages_lib
-from grpo_jax import config, logprobs, losses, objectives, sampling, sharding
-from grpo_jax import optimizer as optimizer_lib
-from grpo_jax import update as update_lib
-from grpo_jax.models import params as params_lib
+from grpo_jax import logprobs, sampling, sharding
 from grpo_jax.models import transformer
 from grpo_jax.policy import Policy
-from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout, TrainState
-
-# What tells a loss from a KL estimator in `losses`: their arguments.
-LOSS = ('logprobs', 'old_logprobs', 'advantages', 'mask')
-KL = ('x', 'log_ratio')
+from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 
 
 def stream(seed: int, name: str, step: int) -> Array:
@@ -149,133 +139,3 @@ def score(
     )
 
   return fn
-
-
-def reference_logprobs(policy: Policy, cfg) -> Callable[[PyTree, Batch], Array]:
-  """(reference params, batch) -> logprobs [Q G C], by microbatches."""
-  scoring = score_of(policy, cfg)
-  parts = cfg.updates.microbatches * cfg.updates.minibatches
-
-  def fn(params, batch):
-    split = functools.partial(update_lib.split_rows, parts=parts)
-    out = jax.lax.map(
-      lambda part: scoring(params, part)[0], jax.tree.map(split, batch)
-    )
-    return jnp.swapaxes(out, 0, 1).reshape(batch.targets.shape)
-
-  return jax.jit(
-    fn, out_shardings=sharding.rows(policy.mesh, policy.rules['train'])
-  )
-
-
-def score_of(policy: Policy, cfg) -> Callable:
-  """`score` with a training config's numbers."""
-  return score(
-    policy,
-    temperature=cfg.sample.temperature,
-    remat=cfg.updates.remat,
-    logits_chunk=cfg.updates.logits_chunk,
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-  """Programs that make and change a TrainState."""
-
-  abstract: TrainState  # ShapeDtypeStructs with shardings: a restore target
-  init: Callable[[PyTree], TrainState]
-  update: Callable[[TrainState, Batch], tuple[TrainState, dict]]
-  learning_rate: optax.Schedule
-
-
-def trainer(
-  policy: Policy,
-  cfg,
-  *,
-  objective: Callable,
-  weigh: Callable,
-  scoring: Callable,
-  updates: int,
-  reference: bool,
-) -> Trainer:
-  """Programs for an objective (see `objectives`).
-
-  Args:
-    policy: what is trained.
-    cfg: reads cfg.optimizer and cfg.updates.
-    objective, weigh, scoring: as `update.update` takes them.
-    updates: optimizer updates in the whole run, for the schedule.
-    reference: keep a copy of the first parameters as reference.
-  """
-  tx = optimizer_lib.adamw(**cfg.optimizer, total_steps=updates)
-  rates = {
-    k: cfg.optimizer[k]
-    for k in ('learning_rate', 'schedule', 'warmup_steps', 'final_fraction')
-  }
-  shardings = policy.shardings('train')
-  shapes = params_lib.abstract(policy.declared)
-  whole = sharding.replicated(policy.mesh)
-  state_shardings = TrainState(
-    step=whole,
-    params=shardings,
-    opt_state=sharding.opt_state_shardings(tx, shapes, shardings, policy.mesh),
-    ref_params=shardings if reference else None,
-  )
-  init = functools.partial(update_lib.init_state, tx=tx, reference=reference)
-  abstract = jax.tree.map(
-    lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
-    jax.eval_shape(init, shapes),
-    state_shardings,
-  )
-  update = functools.partial(
-    update_lib.update,
-    score=scoring,
-    objective=objective,
-    weigh=weigh,
-    tx=tx,
-    microbatches=cfg.updates.microbatches,
-  )
-  return Trainer(
-    abstract=abstract,
-    init=jax.jit(init, out_shardings=state_shardings),
-    update=jax.jit(
-      update, donate_argnums=0, out_shardings=(state_shardings, whole)
-    ),
-    learning_rate=optimizer_lib.learning_rates(**rates, total_steps=updates),
-  )
-
-
-def policy_trainer(policy: Policy, cfg) -> Trainer:
-  """The trainer of a GRPO run."""
-  algorithm = cfg.algorithm
-  objective = functools.partial(
-    objectives.policy,
-    loss=config.pick(losses, algorithm.loss, takes=LOSS),
-    kl=config.pick(losses, algorithm.kl, takes=KL),
-    kl_coef=algorithm.kl_coef,
-  )
-  return trainer(
-    policy,
-    cfg,
-    objective=objective,
-    weigh=config.pick(losses, algorithm.weights, takes=('mask',)),
-    scoring=score_of(policy, cfg),
-    updates=cfg.steps * cfg.updates.epochs * cfg.updates.minibatches,
-    reference=algorithm.kl_coef > 0,
-  )
-
-
-def advantages(policy: Policy, cfg) -> Callable[[Array], Array]:
-  """rewards [Q G] -> advantages [Q G]."""
-  fn = config.pick(advantages_lib, cfg.algorithm.advantages, takes=('rewards',))
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(fn, out_shardings=rows)
-
-
-def minibatch(policy: Policy) -> Callable[[Batch, Array], Batch]:
-  """(batch, indices [q]) -> those prompts' rows of the batch."""
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(
-    lambda batch, index: jax.tree.map(lambda x: x[index], batch),
-    out_shardings=rows,
-  )

@@ -1,8 +1,10 @@
 """A task as a run sees it: examples of a step, texts of prompts, rewards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import math
+
+import numpy as np
 
 from grpo_jax import config, layout, prompts, rewards, tasks
 from grpo_jax.rewards import text
@@ -37,12 +39,29 @@ class Questions:
   max_length: int
   multiple: int
 
+  def indices(
+    self, step: int, count: int, *, without: Collection[int] = ()
+  ) -> np.ndarray:
+    """The examples of a step, a function of (seed, step, without).
+
+    Args:
+      step: from 0.
+      count: how many.
+      without: examples not to be asked; others, drawn anew, take their place.
+        At least `count` must be left.
+    """
+    size = len(self.task)
+    found = tasks.batch_indices(size, count, seed=self.seed, step=step)
+    if not without:
+      return found
+    kept = found[~np.isin(found, list(without))]
+    others = np.setdiff1d(np.arange(size), [*without, *kept])
+    drawn = tasks.batch_indices(len(others), count, seed=self.seed, step=step)
+    return np.concatenate([kept, others[drawn[: count - len(kept)]]])
+
   def of_step(self, step: int, count: int) -> list[Example]:
     """The examples of a step, a function of (seed, step)."""
-    indices = tasks.batch_indices(
-      len(self.task), count, seed=self.seed, step=step
-    )
-    return [self.task.example(i) for i in indices]
+    return [self.task.example(i) for i in self.indices(step, count)]
 
   def text(self, prompt: str) -> str:
     """What the policy continues."""

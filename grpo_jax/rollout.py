@@ -1,6 +1,10 @@
-"""Stages 4 to 7 of a step: from prompts to a batch to learn from."""
+"""Stages 4 to 6 of a step: from prompts to a graded batch.
 
-from collections.abc import Callable, Mapping
+With dynamic sampling, from several such rollouts to the groups worth learning
+from.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 
 import jax
@@ -13,25 +17,23 @@ from grpo_jax.tasks import Example
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-  """A batch, and what people want to know about it (host side)."""
+  """A batch without advantages, and what people want to know of it."""
 
+  indices: np.ndarray  # [Q] of the examples in their task
+  examples: list[Example]
   batch: Batch
   completions: list[list[str]]
   rewards: np.ndarray  # [Q G] float32
   components: dict[str, np.ndarray]  # [Q G] float32 each
-  advantages: np.ndarray  # [Q G] float32
   lengths: np.ndarray  # [Q G] tokens, EOS included
   finished: np.ndarray  # [Q G] bool, stopped by itself
 
   def metrics(self) -> dict[str, float]:
     """Statistics of rewards and lengths."""
-    present = ~np.isnan(self.rewards)
-    low = np.nanmin(np.where(present, self.rewards, np.inf), 1)
-    high = np.nanmax(np.where(present, self.rewards, -np.inf), 1)
     values = {
       'reward/mean': np.nanmean(self.rewards),
       'reward/std': np.nanstd(self.rewards),
-      'zero_variance_share': np.mean(low >= high),
+      'zero_variance_share': 1 - np.mean(has_signal(self.rewards)),
       'length/mean': self.lengths.mean(),
       'length/min': self.lengths.min(),
       'length/max': self.lengths.max(),
@@ -42,34 +44,40 @@ class Collected:
     return {k: float(v) for k, v in values.items()}
 
 
+def has_signal(rewards: np.ndarray) -> np.ndarray:
+  """[Q] groups of [Q G] rewards with two that differ; NaN is missing."""
+  low = np.fmin.reduce(rewards, 1)
+  return low < np.fmax.reduce(rewards, 1)
+
+
 def collect(
+  indices: np.ndarray,
   examples: list[Example],
   prompts: Prompts,
+  given: Batch | None,
   params: PyTree,
   key: Array,
   *,
   sample: Callable[[PyTree, Prompts, Array], Rollout],
-  texts: Callable[[Rollout], tuple[list[list[str]], np.ndarray]],
+  append: Callable[[Batch, Batch], Batch],
+  score: Callable[[Batch], Batch],
+  texts: Callable[[Batch], tuple[list[list[str]], np.ndarray]],
   grade: Callable[[list, list], tuple[np.ndarray, Mapping]],
-  advantages: Callable[[Array], Array],
-  put: Callable,
-  reference: Callable[[Batch], Array] | None,
   length_multiple: int,
 ) -> Collected:
-  """Samples, grades and lays out one step's batch.
+  """Samples, lays out and grades.
 
   Args:
-    examples: Q of them.
+    indices, examples: Q of them.
     prompts: theirs, as global device arrays.
+    given: completions that take part as they are, or None.
     params: the published policy.
-    key: of the step.
+    key: of this rollout.
     sample: (params, prompts, key) -> Rollout.
-    texts: Rollout -> completions [Q][G] and whether each stopped by itself.
+    append: (batch, given) -> batch with those too.
+    score: adds logprobs to a batch; runs on the device while the host grades.
+    texts: Batch -> completions [Q][G] and whether each stopped by itself.
     grade: (completions, examples) -> rewards [Q G] and its components.
-    advantages: rewards [Q G] -> advantages [Q G].
-    put: host arrays to global device arrays, split by rows.
-    reference: Batch -> logprobs of the reference policy, or None. Runs on the
-      device while the host grades.
     length_multiple: of the width that branches are cut to.
   """
   rollout = sample(params, prompts, key)
@@ -82,24 +90,83 @@ def collect(
     mask=rollout.mask,
     old_logprobs=rollout.logprobs,
   )
-  if reference is not None:
-    batch = batch.replace(ref_logprobs=reference(batch))
-  completions, finished = texts(rollout)
+  if given is not None:
+    batch = append(batch, given)
+  batch = score(batch)
+  completions, finished = texts(batch)
   rewards, components = grade(completions, examples)
-  values = advantages(put(rewards))
   return Collected(
-    batch=batch.replace(advantages=values),
+    indices=indices,
+    examples=examples,
+    batch=batch,
     completions=completions,
     rewards=rewards,
     components=dict(components),
-    advantages=np.asarray(jax.device_get(values)),
-    lengths=np.asarray(jax.device_get(rollout.mask)).sum(-1),
+    lengths=np.asarray(jax.device_get(batch.mask)).sum(-1),
     finished=finished,
   )
 
 
+def refill(
+  rollouts: Iterable[Collected],
+  *,
+  signal: str,
+  join: Callable[[list[Batch], np.ndarray], Batch],
+) -> tuple[Collected, list[Collected]]:
+  """Dynamic sampling: rollouts until as many groups as one has are worth it.
+
+  DAPO (2503.14476) eq. 11. Groups stay in the order in which they came; if the
+  rollouts run out, the first ones without a signal fill the batch.
+
+  Args:
+    rollouts: drawn on as needed; the last is the bound.
+    signal: the component whose values must differ within a group. The task's
+      own reward: one shaped by length always differs.
+    join: (batches, rows counted through all of them) -> those rows.
+
+  Returns:
+    The chosen groups, and all that was rolled out.
+  """
+  seen, worth = [], np.zeros(0, bool)
+  for got in rollouts:
+    seen.append(got)
+    worth = np.concatenate([worth, has_signal(got.components[signal])])
+    wanted = len(got.examples)
+    if worth.sum() >= wanted:
+      break
+  rows = np.sort(np.argsort(~worth, kind='stable')[:wanted])
+  return _rows(seen, rows, join), seen
+
+
+def _rows(seen, rows, join):
+  """Rows of several rollouts, as one."""
+  if len(seen) == 1:
+    return seen[0]
+
+  def rows_of(field):
+    return np.concatenate([getattr(c, field) for c in seen])[rows]
+
+  def items_of(field):
+    items = [x for c in seen for x in getattr(c, field)]
+    return [items[r] for r in rows]
+
+  return Collected(
+    indices=rows_of('indices'),
+    examples=items_of('examples'),
+    batch=join([c.batch for c in seen], rows.astype(np.int32)),
+    completions=items_of('completions'),
+    rewards=rows_of('rewards'),
+    components={
+      name: np.concatenate([c.components[name] for c in seen])[rows]
+      for name in seen[0].components
+    },
+    lengths=rows_of('lengths'),
+    finished=rows_of('finished'),
+  )
+
+
 def read_texts(
-  rollout: Rollout, *, decode: Callable, stop_ids: tuple[int, ...]
+  rollout: Rollout | Batch, *, decode: Callable, stop_ids: tuple[int, ...]
 ) -> tuple[list[list[str]], np.ndarray]:
   """Completions as text without their stop token, and which had one.
 

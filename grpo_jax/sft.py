@@ -18,6 +18,7 @@ from grpo_jax import (
   programs,
   questions,
   sharding,
+  training,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
 
@@ -29,7 +30,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg)
   validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
-  trainer = programs.trainer(
+  trainer = training.trainer(
     pol,
     cfg,
     objective=objectives.supervised,
@@ -72,10 +73,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 
 def validate(cfg, *, row_ways: int) -> None:
   """ValueError for numbers that do not fit together."""
-  if cfg.sft.loss_on not in ('completion', 'everything'):
-    raise ValueError(
-      f'sft.loss_on={cfg.sft.loss_on!r} is not one of completion, everything'
-    )
+  config.one_of('sft.loss_on', cfg.sft.loss_on, ('completion', 'everything'))
   config.positive(
     cfg,
     'steps',

@@ -89,9 +89,14 @@ class Batch:
   targets: Array  # [Q G C] int32
   mask: Array  # [Q G C] bool, tokens that count
   advantages: Array | None = None  # [Q G], or [Q G C] with a critic, float32
-  old_logprobs: Array | None = None  # [Q G C] float32
+  old_logprobs: Array | None = None  # [Q G C] float32, the ratio's denominator
+  sampler_logprobs: Array | None = (
+    None  # [Q G C], if old ones are the trainer's
+  )
   ref_logprobs: Array | None = None  # [Q G C] float32
+  entropy: Array | None = None  # [Q G C] float32, nats
   factors: Array | None = None  # [Q G C] float32, scale each token's loss
+  teacher: Array | None = None  # [Q G] bool, completions that were given
 
 
 @struct.dataclass

@@ -1,14 +1,16 @@
 """Reinforcement learning: `python -m grpo_jax.train --config=... --workdir=...`
 
 One step: ask (1), lay out (2), publish (3), sample (4), grade (5) while the
-reference scores (6), advantages (7), one optimizer update a minibatch (8);
-then `loop` reports, evaluates and saves (9).
+reference scores (6), advantages and filters (7), one optimizer update a
+minibatch (8); then `loop` reports, evaluates and saves (9).
 """
 
+import dataclasses
 import functools
 import logging
 import pathlib
 
+import jax
 import numpy as np
 
 from grpo_jax import (
@@ -19,9 +21,14 @@ from grpo_jax import (
   questions,
   rewards,
   rollout,
+  sft,
   sharding,
+  tasks,
+  training,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
+from grpo_jax.rollout import Collected
+from grpo_jax.structs import Batch, Prompts
 
 SHOWN = {
   'reward': 'reward/mean',
@@ -39,13 +46,29 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.trainer, shown=SHOWN)
+  stages.retired = set(loop.extra.get('retired', []))
   if cfg.updates.epochs * cfg.updates.minibatches == 1:
     logging.warning(
       'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
       'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
       'grad_norm'
     )
-  loop.run(prepare=stages.ask, step=stages.step, publish=stages.publish)
+  loop.run(
+    prepare=stages.prepare,
+    step=stages.step,
+    publish=stages.publish,
+    extra=lambda: {'retired': sorted(stages.retired)},
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """The questions of a rollout, on the device and off it."""
+
+  indices: np.ndarray
+  examples: list
+  prompts: Prompts
+  given: Batch | None  # a teacher's traces
 
 
 class Stages:
@@ -54,23 +77,25 @@ class Stages:
   def __init__(self, cfg, pol: policy.Policy):
     self.cfg, self.policy = cfg, pol
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=False)
-    self.trainer = programs.policy_trainer(pol, cfg)
+    self.retired: set[int] = set()  # examples that are not asked again
+    self.trainer = training.policy_trainer(pol, cfg)
     self.publish = programs.publish(pol)
-    self.minibatch = programs.minibatch(pol)
-    self.reference = None
-    if cfg.algorithm.kl_coef > 0:
-      self.reference = programs.reference_logprobs(pol, cfg)
+    self.credit = training.assign_credit(pol, cfg)
+    self.minibatch = training.minibatch(pol)
+    self.join = training.join(pol)
+    self.score = training.scores(pol, cfg)
     self.rows = sharding.rows(pol.mesh, pol.rules['train'])
     self.put = functools.partial(sharding.put, sharding=self.rows)
     self.collect = functools.partial(
       rollout.collect,
       sample=programs.sampler(
         pol,
-        group_size=cfg.group_size,
+        group_size=cfg.group_size - cfg.algorithm.teacher_traces,
         max_completion_length=cfg.sample.max_completion_length,
         chunk=cfg.sample.chunk,
         temperature=cfg.sample.temperature,
       ),
+      append=training.append(pol),
       texts=functools.partial(
         rollout.read_texts,
         decode=pol.decode,
@@ -82,49 +107,107 @@ class Stages:
         weights=questions.reward_weights(cfg),
         gate=cfg.reward_gate,
       ),
-      advantages=programs.advantages(pol, cfg),
-      put=self.put,
       length_multiple=cfg.updates.length_multiple,
     )
 
-  def ask(self, step: int):
-    """Stages 1 and 2: the step's examples and their prompts."""
-    examples = self.questions.of_step(step, self.cfg.prompts_per_step)
-    return examples, self.put(self.questions.encode(examples))
+  def prepare(self, step: int) -> Asked:
+    """Stages 1 and 2, of the step's first rollout."""
+    return self._ask(step * self.cfg.filters.rounds)
 
-  def step(self, state, step: int, inputs, timers) -> Outcome:
+  def step(self, state, step: int, first: Asked, timers) -> Outcome:
     """Stages 3 to 8."""
-    examples, prompts = inputs
-    reference = None
-    if self.reference is not None:
-      reference = functools.partial(self.reference, state.ref_params)
     faults = rewards.faults()
     with timers('rollout'):
-      got = self.collect(
-        examples,
-        prompts,
-        self.publish(state.params),
-        programs.stream(self.cfg.seed, 'rollout', step),
-        reference=reference,
+      got, seen = rollout.refill(
+        self._rollouts(state, step, first),
+        signal=self.cfg.filters.signal,
+        join=lambda batches, rows: self.join(batches, self.put(rows)),
       )
-    values = got.metrics()
+      batch = self.credit(
+        got.batch, self.put(got.rewards), self.put(got.finished)
+      )
+    for collected in seen:
+      self._retire(collected)
+    values = got.metrics() | self._filter_metrics(seen)
     # What went wrong in grading this step; each kind is logged once.
     values |= {f'faults/{k}': n for k, n in (rewards.faults() - faults).items()}
     values['learning_rate'] = self.trainer.learning_rate(state.step)
-    updates = []
+    updates, per_step = [], self._minibatches(step)
     with timers('update'):
-      for index in self._minibatches(step):
-        part = self.minibatch(got.batch, self.put(index))
+      for index in per_step:
+        part = self.minibatch(batch, self.put(index))
         state, update = self.trainer.update(state, part)
         updates.append(update)
+      every = self.cfg.algorithm.reference_every
+      if every and (step + 1) * len(per_step) % every == 0:
+        state = self.trainer.reset_reference(state)
     due = step == 0 or (step + 1) % self.cfg.log.samples_every == 0
     return Outcome(
       state=state,
       updates=updates,
-      tokens=int(got.lengths.sum()),
+      tokens=sum(int(collected.lengths.sum()) for collected in seen),
       values=values,
-      samples=self._samples(examples, got) if due else [],
+      samples=self._samples(got, batch) if due else [],
     )
+
+  def _ask(self, draw: int) -> Asked:
+    """Questions of the run's rollout number `draw`."""
+    indices = self.questions.indices(
+      draw, self.cfg.prompts_per_step, without=self.retired
+    )
+    examples = [self.questions.task.example(i) for i in indices]
+    given = None
+    if self.cfg.algorithm.teacher_traces:
+      given = self.put(
+        sft.lay_out(
+          self.questions,
+          examples,
+          loss_on='completion',
+          max_length=self.cfg.sample.max_completion_length,
+          multiple=self.cfg.updates.length_multiple,
+        )
+      )
+    prompts = self.put(self.questions.encode(examples))
+    return Asked(indices, examples, prompts, given)
+
+  def _rollouts(self, state, step, first):
+    """Stages 3 to 6, up to as many times as a step may sample."""
+    rounds = self.cfg.filters.rounds
+    published = self.publish(state.params)
+    for draw in range(step * rounds, (step + 1) * rounds):
+      asked = first if draw == step * rounds else self._ask(draw)
+      yield self.collect(
+        asked.indices,
+        asked.examples,
+        asked.prompts,
+        asked.given,
+        published,
+        programs.stream(self.cfg.seed, 'rollout', draw),
+        score=functools.partial(self.score, state),
+      )
+
+  def _retire(self, collected: Collected):
+    """Takes prompts that the policy has learned out of those asked."""
+    filters = self.cfg.filters
+    if filters.retire_above >= 1:
+      return
+    rates = np.nanmean(collected.components[filters.signal], 1)
+    learned = collected.indices[rates > filters.retire_above]
+    # As many as a step needs stay.
+    room = len(self.questions.task) - self.cfg.prompts_per_step
+    for i in sorted(set(learned.tolist()) - self.retired):
+      if len(self.retired) < room:
+        self.retired.add(i)
+
+  def _filter_metrics(self, seen):
+    filters, values = self.cfg.filters, {}
+    if filters.rounds > 1:
+      worth = [rollout.has_signal(c.components[filters.signal]) for c in seen]
+      values['filters/rounds'] = len(seen)
+      values['filters/signal_share'] = float(np.mean(worth))
+    if filters.retire_above < 1:
+      values['filters/retired'] = len(self.retired)
+    return values
 
   def _minibatches(self, step):
     """Prompts of each update: all of them, in a new order each epoch."""
@@ -132,11 +215,12 @@ class Stages:
     for epoch in range(cfg.updates.epochs):
       order = np.arange(cfg.prompts_per_step, dtype=np.int32)
       if cfg.updates.minibatches > 1:
-        np.random.default_rng((cfg.seed, step, epoch)).shuffle(order)
+        tasks.random(cfg.seed, step, epoch).shuffle(order)
       parts += np.split(order, cfg.updates.minibatches)
     return parts
 
-  def _samples(self, examples, got):
+  def _samples(self, got: Collected, batch: Batch):
+    advantages = np.asarray(jax.device_get(batch.advantages))
     rows = [
       {
         'prompt': self.questions.text(example.prompt),
@@ -144,11 +228,11 @@ class Stages:
         'answer': example.answer,
         'reward': got.rewards[q, g],
         'rewards': {k: v[q, g] for k, v in got.components.items()},
-        'advantage': got.advantages[q, g],
+        'advantage': advantages[q, g],
         'length': got.lengths[q, g],
         'finished': got.finished[q, g],
       }
-      for q, example in enumerate(examples)
+      for q, example in enumerate(got.examples)
       for g in range(self.cfg.group_size)
     ]
     return rows[: self.cfg.log.samples]

@@ -30,6 +30,11 @@ def init_state(
   )
 
 
+def reset_reference(state: TrainState) -> TrainState:
+  """The policy as it is becomes the reference (R1 2501.12948v2, 2.1)."""
+  return state.replace(ref_params=jax.tree.map(jnp.copy, state.params))
+
+
 def update(
   state: TrainState,
   batch: Batch,

@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from grpo_jax import advantages, config, losses
-from grpo_jax.programs import KL, LOSS
+from grpo_jax.training import KL, LOSS
 
 
 def test_pick_binds_the_arguments_of_the_config():

@@ -14,8 +14,8 @@ LAYERS = {
   0: ['structs'],
   1: [
     'sharding', 'models.params', 'layout', 'advantages', 'importance', 'losses',
-    'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer', 'measures',
-    'checkpoint_items',
+    'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
+    'measures', 'checkpoint_items',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'metrics', 'checkpoints',
@@ -23,8 +23,9 @@ LAYERS = {
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [
-    'policy', 'programs', 'questions', 'answers', 'loop', 'cli', 'train',
-    'sft', 'generate', 'evaluate', 'export', 'quickstart', 'run_config',
+    'policy', 'programs', 'training', 'questions', 'answers', 'loop', 'cli',
+    'train', 'sft', 'generate', 'evaluate', 'export', 'quickstart',
+    'run_config',
   ],
 }  # fmt: skip
 

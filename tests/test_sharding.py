@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from configs import base
-from grpo_jax import layout, policy, programs, sharding
+from grpo_jax import layout, policy, programs, sharding, training
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import params as params_lib
 from grpo_jax.models import transformer
@@ -182,7 +182,7 @@ def updated(pol):
   # rounding alone; a large eps makes it proportional.
   cfg.optimizer.eps = 1.0
   cfg.updates.remat = 'none'
-  trainer = programs.policy_trainer(pol, cfg)
+  trainer = training.policy_trainer(pol, cfg)
   state = trainer.init(pol.params())
   batch = sharding.put(make_batch(), sharding.rows(pol.mesh, RULES['train']))
   # What a restore asks for is what an update takes and gives.

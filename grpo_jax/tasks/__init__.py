@@ -10,6 +10,7 @@ from grpo_jax.tasks.arithmetic import arithmetic
 from grpo_jax.tasks.common import (
   batch_indices,
   Example,
+  random,
   SPECIALS,
   split_of,
   Task,
@@ -31,6 +32,7 @@ __all__ = [
   'gsm8k',
   'jsonl',
   'mawps',
+  'random',
   'reasoning_gym',
   'split_of',
 ]

@@ -114,10 +114,17 @@ def batch_indices(
   return np.concatenate(parts)
 
 
+def random(*numbers: int) -> np.random.RandomState:
+  """A stream of its own for these numbers, as (seed, epoch).
+
+  RandomState: its streams are frozen, Generator's may change with numpy.
+  """
+  bits = np.random.MT19937(np.random.SeedSequence(numbers))
+  return np.random.RandomState(bits)
+
+
 @functools.lru_cache(maxsize=8)
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-  # RandomState: its streams are frozen, Generator's may change with numpy.
-  bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
-  order = np.random.RandomState(bits).permutation(size).astype(np.int64)
+  order = random(seed, epoch).permutation(size).astype(np.int64)
   order.setflags(write=False)  # shared by every caller
   return order
