@@ -75,6 +75,17 @@ def get_config() -> ConfigDict:
     teacher_traces=0,  # 1: the task's completion takes a sample's place
     teacher_gamma=0.1,  # of the shaped loss of that trace (LUFFY)
   )
+  # The value model, where algorithm.advantages is dict(name='gae'): PPO.
+  c.critic = dict(
+    shared=False,  # a head on the policy's body instead of a model of its own
+    # Of a model of its own:
+    learning_rate=1e-4,
+    epochs=1,  # passes over a rollout
+    minibatches=1,  # updates per pass
+    warmup_steps=0,  # first rollouts that only it learns from
+    clip=0.2,  # of values, around those at sampling; inf does not clip
+    coef=0.5,  # of the value loss, with the policy's body
+  )
   # Which samples are learned from.
   c.filters = dict(
     drop_zero_variance=False,  # groups whose rewards are all equal

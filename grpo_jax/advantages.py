@@ -1,5 +1,9 @@
-"""Advantages: rewards [Q G] to advantages [Q G], groups by position."""
+"""Advantages: rewards [Q G] to advantages [Q G], groups by position.
 
+`gae` alone is per token and needs a critic.
+"""
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -93,6 +97,62 @@ def max_rl(
   present, centred = _centre(rewards)
   mean = _mean(jnp.where(present, rewards, 0.0), present, axis=1)
   return jnp.where(mean > 0, centred / (jnp.maximum(mean, 0) + eps), 0.0)
+
+
+def gae(
+  rewards: Float[Array, 'Q G C'],
+  values: Float[Array, 'Q G C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  lam: float = 1.0,
+  gamma: float = 1.0,
+  whiten: bool = True,
+) -> tuple[Float[Array, 'Q G C'], Float[Array, 'Q G C']]:
+  """Generalised advantage estimation, and the returns a critic learns.
+
+  Schulman et al. (1506.02438) eq. 16, from the last token back:
+    delta_t = r_t + gamma V_(t+1) - V_t,  A_t = delta_t + gamma lam A_(t+1),
+  with V = A = 0 past the last token; returns are A + V. With lam = gamma = 1,
+  A_t is the reward still to come minus V_t.
+
+  Args:
+    rewards: of each token; mostly 0 but for the last.
+    values: V before each token, of the critic that sampled.
+    mask: tokens that count.
+    lam, gamma: in [0, 1].
+    whiten: advantages to mean 0 and standard deviation 1 over all counted
+      tokens of the rollout, after the returns are taken.
+
+  Returns:
+    Advantages and returns, float32, 0 where the mask is false.
+
+  Raises:
+    ValueError: lam or gamma out of range.
+  """
+  for name, value in (('lam', lam), ('gamma', gamma)):
+    if not 0 <= value <= 1:
+      raise ValueError(f'gae: {name}={value} must be in [0, 1]')
+  values = jnp.where(mask, values, 0.0)
+
+  def back(carry, xs):
+    next_advantage, next_value = carry
+    reward, value, counted = xs
+    delta = reward + gamma * next_value - value
+    advantage = jnp.where(counted, delta + gamma * lam * next_advantage, 0.0)
+    return (advantage, value), advantage
+
+  zero = jnp.zeros(mask.shape[:2], jnp.float32)
+  by_token = [jnp.moveaxis(x, 2, 0) for x in (rewards, values, mask)]
+  _, advantages = jax.lax.scan(
+    back, (zero, zero), tuple(by_token), reverse=True
+  )
+  advantages = jnp.moveaxis(advantages, 0, 2)
+  returns = jnp.where(mask, advantages + values, 0.0)
+  if whiten:
+    n = jnp.maximum(mask.sum(), 1)
+    centred = jnp.where(mask, advantages - advantages.sum() / n, 0.0)
+    advantages = centred / (jnp.sqrt(jnp.sum(centred**2) / n) + 1e-8)
+  return advantages, returns
 
 
 def zero_variance(group_rewards: Float[Array, 'Q G']) -> Bool[Array, 'Q']:

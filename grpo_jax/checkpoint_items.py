@@ -3,7 +3,7 @@
 Below `checkpoints`, which decides when. A folder `<step>/` holds three items:
 
   params   the policy
-  rest     step, optimizer state and reference policy
+  rest     step, optimizer state, reference policy and critic
   info     JSON: the caller's `extra`, metrics, a checksum of every array
 
 It is `<step>.orbax-checkpoint-tmp` while it is written (on object stores:
@@ -78,6 +78,7 @@ def split(state: TrainState) -> dict[str, PyTree]:
     'step': state.step,
     'opt_state': state.opt_state,
     'ref_params': state.ref_params,
+    'critic': state.critic,
   }
   return {'params': state.params, 'rest': rest}
 

@@ -12,7 +12,7 @@ def pick(
   module: ModuleType,
   spec: Mapping,
   *,
-  takes: tuple[str, ...] = (),
+  takes: tuple[str, ...] | set[tuple[str, ...]] = (),
   **given,
 ) -> Callable:
   """The function `spec['name']` of `module`, with the rest of `spec` bound.
@@ -20,8 +20,8 @@ def pick(
   Args:
     module: where to look, among its public functions.
     spec: as in dict(name='clip', eps_high=0.28).
-    takes: names of the positional parameters; tells a loss from a KL estimator
-      in the same module.
+    takes: names of the positional parameters, or a set of such that will all
+      do; tells a loss from a KL estimator in the same module.
     **given: bound too; not settable from the config.
 
   Raises:
@@ -38,7 +38,7 @@ def pick(
     for k, v in vars(module).items()
     if inspect.isfunction(v)
     and not k.startswith('_')
-    and _positional(v) == takes
+    and _positional(v) in (takes if isinstance(takes, set) else {takes})
     and given.keys() <= inspect.signature(v).parameters.keys()
   ]
   if name not in names:
@@ -118,6 +118,8 @@ def validate(cfg, *, row_ways: int) -> None:
     )
   _validate_algorithm(cfg)
   _validate_filters(cfg)
+  if cfg.algorithm.advantages.get('name') == 'gae':
+    _validate_critic(cfg, row_ways)
   divides(
     cfg.prompts_per_step,
     {
@@ -176,13 +178,41 @@ def _validate_algorithm(cfg) -> None:
       'algorithm.kl_coef=0 does not keep'
     )
   least = 2 + a.teacher_traces
-  alone = ('reinforce_pp',)
+  alone = ('reinforce_pp', 'gae')
   if cfg.group_size < least and a.advantages.get('name') not in alone:
     raise ValueError(
       f'group_size={cfg.group_size} leaves nothing to compare a sample with; '
       f'raise it to {least} or more, or use algorithm.advantages='
       f'{" or ".join(alone)}'
     )
+
+
+def _validate_critic(cfg, row_ways) -> None:
+  c = cfg.critic
+  positive(cfg, 'critic.epochs', 'critic.minibatches')
+  for field in ('learning_rate', 'clip', 'coef'):
+    if c[field] <= 0:
+      raise ValueError(f'critic.{field}={c[field]} must be above 0')
+  if not 0 <= c.warmup_steps < cfg.steps:
+    raise ValueError(
+      f'critic.warmup_steps={c.warmup_steps} must be below steps={cfg.steps} '
+      'and not negative'
+    )
+  if c.shared and c.warmup_steps + (c.epochs - 1) + (c.minibatches - 1):
+    raise ValueError(
+      f'critic.shared=True learns with the policy: set critic.warmup_steps='
+      f'{c.warmup_steps} to 0, critic.epochs={c.epochs} and '
+      f'critic.minibatches={c.minibatches} to 1'
+    )
+  divides(
+    cfg.prompts_per_step,
+    {
+      'critic.minibatches': c.minibatches,
+      'updates.microbatches': cfg.updates.microbatches,
+      'devices': row_ways,
+    },
+    field='prompts_per_step',
+  )
 
 
 def _validate_filters(cfg) -> None:

@@ -18,25 +18,20 @@ def assign(
   rewards: Float[Array, 'Q G'],
   finished: Bool[Array, 'Q G'],
   *,
-  advantages: Callable,
-  penalty: Callable | None = None,
-  kl_coef: float = 0.0,
+  estimate: Callable,
   importance: Callable | None = None,
   entropy_share: float = 1.0,
   drop_zero_variance: bool = False,
   mask_truncated: bool = False,
-) -> Batch:
+) -> tuple[Batch, dict[str, Array]]:
   """The batch with advantages, and with its mask and factors set.
 
   Args:
-    batch: a rollout with its logprobs, as `programs.rescore` leaves it.
+    batch: a rollout with its logprobs.
     rewards: NaN where missing.
     finished: completions that stopped by themselves.
-    advantages: rewards [Q G] -> advantages [Q G].
-    penalty: a KL estimator of `losses`; its sum over a completion, times
-      kl_coef, is taken off the reward (InstructGPT 2203.02155 eq. 2; RLOO
-      2402.14740). None where the KL is in the loss.
-    kl_coef: weight of the penalty.
+    estimate: (batch, rewards, mask that is left) -> batch with advantages, and
+      scalars to report; `by_group` or `by_critic`.
     importance: a function of `importance`, of trainer to sampler.
     entropy_share: share of the counted tokens, those of highest entropy, that
       carry the policy loss (2506.01939 eq. 6: 0.2). Denominators still count
@@ -51,13 +46,72 @@ def assign(
     mask = mask & finished[:, :, None]
   if drop_zero_variance:
     mask = mask & ~zero_variance(rewards)[:, None, None]
+  factors = _factors(batch, mask, importance, entropy_share)
+  batch, metrics = estimate(batch, rewards, mask)
+  return batch.replace(factors=factors, entropy=None), metrics
+
+
+def by_group(
+  batch: Batch,
+  rewards: Float[Array, 'Q G'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  advantages: Callable,
+  penalty: Callable | None,
+  kl_coef: float,
+) -> tuple[Batch, dict[str, Array]]:
+  """Advantages [Q G] from the rewards of a group.
+
+  Args:
+    batch, rewards: as in `assign`.
+    mask: what is left to learn from.
+    advantages: rewards [Q G] -> advantages [Q G].
+    penalty: a KL estimator of `losses`; its sum over a completion, times
+      kl_coef, is taken off the reward (RLOO 2402.14740, 2.1). None where the
+      KL is in the loss.
+    kl_coef: weight of the penalty.
+  """
   if penalty is not None:
     rewards = rewards - kl_coef * token_penalty(batch, penalty).sum(-1)
-  return batch.replace(
-    mask=mask,
-    advantages=advantages(rewards),
-    factors=_factors(batch, mask, importance, entropy_share),
-    entropy=None,
+  return batch.replace(mask=mask, advantages=advantages(rewards)), {}
+
+
+def by_critic(
+  batch: Batch,
+  rewards: Float[Array, 'Q G'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  advantages: Callable,
+  penalty: Callable | None,
+  kl_coef: float,
+) -> tuple[Batch, dict[str, Array]]:
+  """Advantages [Q G C] and returns from a value model.
+
+  The reward is that of a completion's last token; the penalty is each token's
+  own (InstructGPT 2203.02155 eq. 2). A missing reward clears the mask.
+
+  Args:
+    batch: with values.
+    rewards, mask, penalty, kl_coef: as in `by_group`.
+    advantages: `advantages.gae` with its arguments bound.
+  """
+  mask = mask & ~jnp.isnan(rewards)[:, :, None]
+  last = jnp.arange(mask.shape[2]) == batch.mask.sum(-1, keepdims=True) - 1
+  per_token = jnp.where(last & mask, rewards[:, :, None], 0.0)
+  if penalty is not None:
+    per_token = per_token - kl_coef * token_penalty(batch, penalty)
+  found, returns = advantages(per_token, batch.values, mask)
+  counted = jnp.maximum(mask.sum(), 1)
+
+  def variance(x):
+    x = jnp.where(mask, x, 0.0)
+    return jnp.sum(x**2) / counted - (jnp.sum(x) / counted) ** 2
+
+  spread = jnp.maximum(variance(returns), 1e-12)
+  explained = 1 - variance(returns - batch.values) / spread
+  return (
+    batch.replace(mask=mask, advantages=found, returns=returns),
+    {'value/explained_variance': explained},
   )
 
 
@@ -75,9 +129,10 @@ def top_entropy(
   Ties at the threshold are all in. The threshold is one of the whole batch.
   """
   ranked = jnp.sort(jnp.where(mask, entropy, jnp.inf).ravel())
-  # Counted ones come first, ascending.
-  lowest_in = jnp.floor(mask.sum() * (1 - share) + 1e-4).astype(jnp.int32)
-  threshold = ranked[jnp.minimum(lowest_in, ranked.size - 1)]
+  # Counted ones come first, ascending; 1e-4 undoes the rounding of 1 - share.
+  counted = mask.sum()
+  first = jnp.floor(counted * (1 - share) + 1e-4).astype(jnp.int32)
+  threshold = ranked[jnp.clip(first, 0, jnp.maximum(counted - 1, 0))]
   return mask & (entropy >= threshold)
 
 

@@ -5,6 +5,7 @@ are written, and the next one's inputs made, while the device is busy with an
 update, so that it never waits for the host.
 """
 
+import collections
 from collections.abc import Callable
 import dataclasses
 import logging
@@ -29,7 +30,9 @@ class Outcome:
   """What a step did."""
 
   state: TrainState
-  updates: list[dict]  # metrics of each optimizer update, on the device
+  # Metrics of each optimizer update, on the device, by a prefix of their names:
+  # '' for the policy's.
+  updates: dict[str, list[dict]]
   tokens: int  # completion tokens of the step
   values: dict[str, Any] = dataclasses.field(default_factory=dict)
   samples: list[dict] = dataclasses.field(default_factory=list)
@@ -64,7 +67,9 @@ class Loop:
       self.evaluation = evaluate.Evaluation(cfg, policy)
     self.publish = self.extra_of = None
     self.timers = metrics.Timers()
-    self.nonfinite = metrics.NonFinite(cfg.updates.max_nonfinite)
+    self.nonfinite = collections.defaultdict(
+      lambda: metrics.NonFinite(cfg.updates.max_nonfinite)
+    )
     self.evaluated = {}
     self.checkpoints = checkpoints.Checkpoints(
       workdir,
@@ -184,15 +189,15 @@ class Loop:
   def _report(self, pending):
     while pending:
       step, outcome, times = pending.pop(0)
-      updates = jax.device_get(outcome.updates)
-      for values in updates:
-        self.nonfinite.check(step, values)
       row = dict(outcome.values)
-      for name in updates[0]:
-        if name in _AT_FIRST:
-          row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
-        else:
-          row[name] = np.mean([values[name] for values in updates])
+      for prefix, updates in jax.device_get(outcome.updates).items():
+        for values in updates:
+          self.nonfinite[prefix].check(step, values)
+        for name in updates[0]:
+          if name in _AT_FIRST:
+            row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
+          else:
+            row[prefix + name] = np.mean([values[name] for values in updates])
       row |= times
       row['tokens_per_s/step'] = outcome.tokens / times['time/step']
       if 'time/rollout' in times:

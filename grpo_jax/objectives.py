@@ -80,6 +80,48 @@ def policy(
   return token_loss, metrics
 
 
+def value(
+  batch: Batch, values: Float[Array, 'Q G C'], *, clip: float
+) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
+  """A critic's (V - return)^2 / 2, pessimistic about moves beyond the clip.
+
+  max of that loss and the same with V held within `clip` of the value at
+  sampling (PPO's code; Engstrom et al. 2005.12729, 3).
+
+  Args:
+    batch: with values and returns.
+    values: of the critic being trained.
+    clip: > 0; inf does not clip.
+  """
+  values, old, returns = (
+    jnp.where(batch.mask, x, 0.0) for x in (values, batch.values, batch.returns)
+  )
+  held = old + jnp.clip(values - old, -clip, clip)
+  free, kept = (values - returns) ** 2 / 2, (held - returns) ** 2 / 2
+  return jnp.maximum(free, kept), {
+    'value_loss': free,
+    'value': values,
+    'return': returns,
+    'value_clip_share': kept > free,
+  }
+
+
+def policy_and_value(
+  batch: Batch,
+  logprobs: Float[Array, 'Q G C'],
+  entropy: Float[Array, 'Q G C'],
+  values: Float[Array, 'Q G C'],
+  *,
+  policy_loss,
+  value_loss,
+  value_coef: float,
+) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
+  """Both objectives, for a critic that shares the policy's body (PPO eq. 9)."""
+  first, metrics = policy_loss(batch, logprobs, entropy)
+  second, more = value_loss(batch, values)
+  return first + value_coef * second, metrics | more
+
+
 def _gap(batch, log_ratio):
   """Log trainer / sampler; at the first update of a rollout both are as old."""
   if batch.sampler_logprobs is None:

@@ -105,10 +105,10 @@ def sampler(
   )
 
 
-def score(
-  policy: Policy, *, temperature: float, remat: str, logits_chunk: int
-) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
-  """(params, batch) -> logprobs, entropy [Q G C]; not jitted.
+def hidden_states(
+  policy: Policy, *, remat: str
+) -> Callable[[PyTree, Batch], Array]:
+  """(params, batch) -> final hidden states [Q G C D]; not jitted.
 
   Raises:
     ValueError: no such `remat`.
@@ -126,9 +126,19 @@ def score(
     trunk = transformer.prefill(
       model, params, prompts, dtype=dtype, remat=remat
     )
-    hidden = transformer.branches(
+    return transformer.branches(
       model, params, batch.inputs, trunk, dtype=dtype, remat=remat
     )
+
+  return fn
+
+
+def head_scores(
+  policy: Policy, *, temperature: float, logits_chunk: int
+) -> Callable[[PyTree, Array, Batch], tuple[Array, Array]]:
+  """(params, hidden states, batch) -> logprobs, entropy [Q G C]."""
+
+  def fn(params, hidden, batch):
     return logprobs.token_logprobs(
       hidden,
       transformer.head(params),
@@ -139,3 +149,18 @@ def score(
     )
 
   return fn
+
+
+def score(
+  policy: Policy, *, temperature: float, remat: str, logits_chunk: int
+) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
+  """(params, batch) -> logprobs, entropy [Q G C]; not jitted.
+
+  Raises:
+    ValueError: no such `remat`.
+  """
+  hidden = hidden_states(policy, remat=remat)
+  scores = head_scores(
+    policy, temperature=temperature, logits_chunk=logits_chunk
+  )
+  return lambda params, batch: scores(params, hidden(params, batch), batch)

@@ -56,8 +56,8 @@ class Questions:
       return found
     kept = found[~np.isin(found, list(without))]
     others = np.setdiff1d(np.arange(size), [*without, *kept])
-    drawn = tasks.batch_indices(len(others), count, seed=self.seed, step=step)
-    return np.concatenate([kept, others[drawn[: count - len(kept)]]])
+    tasks.random(self.seed, step).shuffle(others)
+    return np.concatenate([kept, others[: count - len(kept)]])
 
   def of_step(self, step: int, count: int) -> list[Example]:
     """The examples of a step, a function of (seed, step)."""

@@ -43,7 +43,6 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       logits_chunk=cfg.updates.logits_chunk,
     ),
     updates=cfg.steps,
-    reference=False,
   )
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
   rows = sharding.rows(pol.mesh, pol.rules['train'])
@@ -65,7 +64,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     with timers('update'):
       state, update = trainer.update(state, batch)
     values = {'learning_rate': rate, 'tokens': tokens}
-    return Outcome(state=state, updates=[update], tokens=tokens, values=values)
+    return Outcome(
+      state=state, updates={'': [update]}, tokens=tokens, values=values
+    )
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
   loop.run(prepare=prepare, step=step, publish=programs.publish(pol))

@@ -95,15 +95,18 @@ class Batch:
   )
   ref_logprobs: Array | None = None  # [Q G C] float32
   entropy: Array | None = None  # [Q G C] float32, nats
+  values: Array | None = None  # [Q G C] float32, the critic's at sampling
+  returns: Array | None = None  # [Q G C] float32, what the critic learns
   factors: Array | None = None  # [Q G C] float32, scale each token's loss
   teacher: Array | None = None  # [Q G] bool, completions that were given
 
 
 @struct.dataclass
 class TrainState:
-  """Everything that an update changes, and the reference policy."""
+  """Everything that updates change, and the reference policy."""
 
   step: Array  # int32 scalar, optimizer updates applied
   params: PyTree
   opt_state: PyTree
   ref_params: PyTree | None = None
+  critic: PyTree | None = None  # its own TrainState, or a head's parameters

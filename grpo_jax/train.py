@@ -16,6 +16,7 @@ import numpy as np
 from grpo_jax import (
   cli,
   config,
+  critic,
   policy,
   programs,
   questions,
@@ -45,7 +46,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   pol = policy.open_policy(cfg)
   config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
   stages = Stages(cfg, pol)
-  loop = Loop(cfg, workdir, pol, stages.trainer, shown=SHOWN)
+  loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
   stages.retired = set(loop.extra.get('retired', []))
   if cfg.updates.epochs * cfg.updates.minibatches == 1:
     logging.warning(
@@ -78,7 +79,7 @@ class Stages:
     self.cfg, self.policy = cfg, pol
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=False)
     self.retired: set[int] = set()  # examples that are not asked again
-    self.trainer = training.policy_trainer(pol, cfg)
+    self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)
     self.minibatch = training.minibatch(pol)
@@ -123,24 +124,17 @@ class Stages:
         signal=self.cfg.filters.signal,
         join=lambda batches, rows: self.join(batches, self.put(rows)),
       )
-      batch = self.credit(
+      batch, more = self.credit(
         got.batch, self.put(got.rewards), self.put(got.finished)
       )
     for collected in seen:
       self._retire(collected)
-    values = got.metrics() | self._filter_metrics(seen)
+    values = got.metrics() | self._filter_metrics(seen) | more
     # What went wrong in grading this step; each kind is logged once.
     values |= {f'faults/{k}': n for k, n in (rewards.faults() - faults).items()}
-    values['learning_rate'] = self.trainer.learning_rate(state.step)
-    updates, per_step = [], self._minibatches(step)
+    values['learning_rate'] = self.learner.policy.learning_rate(state.step)
     with timers('update'):
-      for index in per_step:
-        part = self.minibatch(batch, self.put(index))
-        state, update = self.trainer.update(state, part)
-        updates.append(update)
-      every = self.cfg.algorithm.reference_every
-      if every and (step + 1) * len(per_step) % every == 0:
-        state = self.trainer.reset_reference(state)
+      state, updates = self._update(state, step, batch)
     due = step == 0 or (step + 1) % self.cfg.log.samples_every == 0
     return Outcome(
       state=state,
@@ -149,6 +143,27 @@ class Stages:
       values=values,
       samples=self._samples(got, batch) if due else [],
     )
+
+  def _update(self, state, step, batch):
+    """Stage 8: (state, metrics of every update by kind)."""
+    cfg, updates = self.cfg, {}
+
+    def passes(update, name, numbers):
+      nonlocal state
+      for index in self._minibatches(step, numbers):
+        part = self.minibatch(batch, self.put(index))
+        state, metrics = update(state, part)
+        updates.setdefault(name, []).append(metrics)
+
+    if self.learner.update_critic is not None:
+      passes(self.learner.update_critic, 'critic/', cfg.critic)
+    learned = step + 1 - training.critic_warmup(cfg)
+    if learned > 0:
+      passes(self.learner.policy.update, '', cfg.updates)
+      every = cfg.algorithm.reference_every
+      if every and learned * len(updates['']) % every == 0:
+        state = self.learner.policy.reset_reference(state)
+    return state, updates
 
   def _ask(self, draw: int) -> Asked:
     """Questions of the run's rollout number `draw`."""
@@ -183,8 +198,14 @@ class Stages:
         asked.given,
         published,
         programs.stream(self.cfg.seed, 'rollout', draw),
-        score=functools.partial(self.score, state),
+        score=functools.partial(self._score, state),
       )
+
+  def _score(self, state, batch):
+    batch = self.score(state, batch)
+    if self.learner.values is not None:
+      batch = batch.replace(values=self.learner.values(state, batch))
+    return batch
 
   def _retire(self, collected: Collected):
     """Takes prompts that the policy has learned out of those asked."""
@@ -209,18 +230,21 @@ class Stages:
       values['filters/retired'] = len(self.retired)
     return values
 
-  def _minibatches(self, step):
+  def _minibatches(self, step, numbers):
     """Prompts of each update: all of them, in a new order each epoch."""
     cfg, parts = self.cfg, []
-    for epoch in range(cfg.updates.epochs):
+    for epoch in range(numbers.epochs):
       order = np.arange(cfg.prompts_per_step, dtype=np.int32)
-      if cfg.updates.minibatches > 1:
+      if numbers.minibatches > 1:
         tasks.random(cfg.seed, step, epoch).shuffle(order)
-      parts += np.split(order, cfg.updates.minibatches)
+      parts += np.split(order, numbers.minibatches)
     return parts
 
   def _samples(self, got: Collected, batch: Batch):
     advantages = np.asarray(jax.device_get(batch.advantages))
+    if advantages.ndim == 3:
+      # Of the first token, which sees the whole completion's.
+      advantages = advantages[:, :, 0]
     rows = [
       {
         'prompt': self.questions.text(example.prompt),

@@ -31,6 +31,8 @@ from grpo_jax.structs import Array, Batch, PyTree, TrainState
 # What tells a loss from a KL estimator in `losses`: their arguments.
 LOSS = ('logprobs', 'old_logprobs', 'advantages', 'mask')
 KL = ('x', 'log_ratio')
+# Of a group, and of a critic.
+ADVANTAGES = {('rewards',), ('rewards', 'values', 'mask')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,9 @@ def trainer(
   weigh: Callable,
   scoring: Callable,
   updates: int,
-  reference: bool,
+  reference: bool = False,
+  declared: PyTree | None = None,
+  learning_rate: float | None = None,
 ) -> Trainer:
   """Programs for an objective (see `objectives`).
 
@@ -63,14 +67,22 @@ def trainer(
     objective, weigh, scoring: as `update.update` takes them.
     updates: optimizer updates in the whole run, for the schedule.
     reference: keep a copy of the first parameters as reference.
+    declared: the parameters, as `Param` leaves; the policy's if None.
+    learning_rate: in place of the optimizer's.
   """
-  tx = optimizer.adamw(**cfg.optimizer, total_steps=updates)
+  numbers = cfg.optimizer.to_dict()
+  if learning_rate is not None:
+    numbers['learning_rate'] = learning_rate
+  tx = optimizer.adamw(**numbers, total_steps=updates)
   rates = {
-    k: cfg.optimizer[k]
+    k: numbers[k]
     for k in ('learning_rate', 'schedule', 'warmup_steps', 'final_fraction')
   }
-  shardings = policy.shardings('train')
-  shapes = params_lib.abstract(policy.declared)
+  declared = policy.declared if declared is None else declared
+  shardings = sharding.param_shardings(
+    declared, policy.mesh, policy.rules['train']
+  )
+  shapes = params_lib.abstract(declared)
   whole = sharding.replicated(policy.mesh)
   state_shardings = TrainState(
     step=whole,
@@ -107,51 +119,73 @@ def trainer(
   )
 
 
-def policy_trainer(policy: Policy, cfg) -> Trainer:
-  """The trainer of a GRPO run."""
-  algorithm = cfg.algorithm
-  in_loss = algorithm.kl_in == 'loss'
-  objective = functools.partial(
+def policy_objective(cfg) -> Callable:
+  """What a policy minimises: see `objectives.policy`."""
+  a = cfg.algorithm
+  return functools.partial(
     objectives.policy,
-    loss=config.pick(losses, algorithm.loss, takes=LOSS),
-    kl=config.pick(losses, algorithm.kl, takes=KL),
-    kl_coef=algorithm.kl_coef if in_loss else 0.0,
-    entropy_coef=algorithm.entropy_coef,
-    teacher_gamma=algorithm.teacher_gamma,
+    loss=config.pick(losses, a.loss, takes=LOSS),
+    kl=config.pick(losses, a.kl, takes=KL),
+    kl_coef=a.kl_coef if a.kl_in == 'loss' else 0.0,
+    entropy_coef=a.entropy_coef,
+    teacher_gamma=a.teacher_gamma,
   )
+
+
+def policy_updates(cfg) -> int:
+  """Optimizer updates of the policy in the whole run."""
+  rollouts = cfg.steps - critic_warmup(cfg)
+  return rollouts * cfg.updates.epochs * cfg.updates.minibatches
+
+
+def policy_trainer(policy: Policy, cfg) -> Trainer:
+  """The trainer of a policy without a critic."""
   return trainer(
     policy,
     cfg,
-    objective=objective,
-    weigh=config.pick(losses, algorithm.weights, takes=('mask',)),
+    objective=policy_objective(cfg),
+    weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
     scoring=score_of(policy, cfg),
-    updates=cfg.steps * cfg.updates.epochs * cfg.updates.minibatches,
-    reference=algorithm.kl_coef > 0,
+    updates=policy_updates(cfg),
+    reference=cfg.algorithm.kl_coef > 0,
   )
+
+
+def critic_wanted(cfg) -> bool:
+  """Whether the advantages need a value model: then it is PPO."""
+  return cfg.algorithm.advantages.get('name') == 'gae'
+
+
+def critic_warmup(cfg) -> int:
+  """First rollouts that the policy does not learn from."""
+  return cfg.critic.warmup_steps if critic_wanted(cfg) else 0
 
 
 def assign_credit(
   policy: Policy, cfg
-) -> Callable[[Batch, Array, Array], Batch]:
-  """(batch, rewards [Q G], finished [Q G]) -> the batch to learn from."""
+) -> Callable[[Batch, Array, Array], tuple[Batch, dict]]:
+  """(batch, rewards, finished [Q G]) -> batch to learn from, and scalars."""
   a, filters = cfg.algorithm, cfg.filters
+  in_reward = a.kl_in == 'reward' and a.kl_coef > 0
+  penalty = config.pick(losses, a.kl, takes=KL) if in_reward else None
+  estimate = credit.by_critic if critic_wanted(cfg) else credit.by_group
   given = config.pick(importance, a.importance, takes=('log_ratio', 'mask'))
   fn = functools.partial(
     credit.assign,
-    advantages=config.pick(advantages, a.advantages, takes=('rewards',)),
-    penalty=(
-      config.pick(losses, a.kl, takes=KL)
-      if a.kl_in == 'reward' and a.kl_coef > 0
-      else None
+    estimate=functools.partial(
+      estimate,
+      advantages=config.pick(advantages, a.advantages, takes=ADVANTAGES),
+      penalty=penalty,
+      kl_coef=a.kl_coef,
     ),
-    kl_coef=a.kl_coef,
     importance=given if a.importance.name != 'none' else None,
     entropy_share=a.entropy_share,
     drop_zero_variance=filters.drop_zero_variance,
     mask_truncated=filters.mask_truncated,
   )
   rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(fn, out_shardings=rows)
+  whole = sharding.replicated(policy.mesh)
+  return jax.jit(fn, out_shardings=(rows, whole))
 
 
 def join(policy: Policy) -> Callable[[list[Batch], Array], Batch]:
@@ -181,16 +215,15 @@ def minibatch(policy: Policy) -> Callable[[Batch, Array], Batch]:
 
 
 def rescore(
-  policy: Policy, cfg, *, entropy: bool = False
+  policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
-  """(params, batch) -> (logprobs [Q G C],) or with entropy, by microbatches."""
-  scoring = score_of(policy, cfg)
+  """(params, batch) -> first outputs [Q G C] of a score, by microbatches."""
   parts = cfg.updates.microbatches * cfg.updates.minibatches
 
   def fn(params, batch):
     split = functools.partial(update.split_rows, parts=parts)
     outs = jax.lax.map(
-      lambda part: scoring(params, part)[: 1 + entropy],
+      lambda part: scoring(params, part)[:outputs],
       jax.tree.map(split, batch),
     )
     return tuple(
@@ -207,8 +240,9 @@ def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:
   a = cfg.algorithm
   ranked = a.entropy_share < 1
   proximal = a.old_logprobs == 'trainer'
-  again = rescore(policy, cfg, entropy=ranked)
-  reference = rescore(policy, cfg)
+  scoring = score_of(policy, cfg)
+  reference = rescore(policy, cfg, scoring)
+  again = rescore(policy, cfg, scoring, outputs=2) if ranked else reference
 
   def fn(state, batch):
     if a.kl_coef > 0:

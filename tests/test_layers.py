@@ -23,8 +23,8 @@ LAYERS = {
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [
-    'policy', 'programs', 'training', 'questions', 'answers', 'loop', 'cli',
-    'train', 'sft', 'generate', 'evaluate', 'export', 'quickstart',
+    'policy', 'programs', 'training', 'critic', 'questions', 'answers', 'loop',
+    'cli', 'train', 'sft', 'generate', 'evaluate', 'export', 'quickstart',
     'run_config',
   ],
 }  # fmt: skip
