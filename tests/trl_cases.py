@@ -12,7 +12,8 @@ import pathlib
 import numpy as np
 
 REFERENCE = pathlib.Path(__file__).parent / 'reference' / 'trl.npz'
-WIDTH = 6  # the configured length limit
+# The configured length limit, which no completion reaches.
+LIMIT = 8
 EPS = dict(eps_low=0.2, eps_high=0.28)
 NAN = float('nan')
 
@@ -23,7 +24,7 @@ class Case:
 
   Attributes:
     trl: arguments of GRPOConfig or RLOOConfig; `sampler=True` stands for a
-      vLLM sampler, `microbatches` for `gradient_accumulation_steps`.
+      vLLM sampler, which need not be installed.
     trainer: 'grpo' or 'rloo'.
     loss, weights, advantages, kl, importance: functions of ours by name.
     kl_coef, entropy_coef: as in `objectives.policy`.
@@ -135,7 +136,7 @@ WEIGHTS = {
   'grpo': _named('sequence_mean'),
   'bnpo': _named('token_mean'),
   'dapo': _named('token_mean'),
-  'dr_grpo': _named('constant', length=6),
+  'dr_grpo': _named('constant', length=LIMIT),
   'luspo': _named('sequence_sum'),
   'cispo': _named('token_mean'),
   'sapo': _named('sequence_mean'),

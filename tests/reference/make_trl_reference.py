@@ -143,7 +143,7 @@ def make(case: trl_cases.Case, rewards: np.ndarray, folder: str):
     per_device_train_batch_size=rows // steps,
     gradient_accumulation_steps=case.microbatches,
     num_generations=group_size,
-    max_completion_length=trl_cases.WIDTH,
+    max_completion_length=trl_cases.LIMIT,
     reward_weights=list(case.reward_weights),
     # With one pass over a generation TRL takes the policy's own logprobs as
     # the old ones; with two it keeps old ones.
