@@ -99,11 +99,16 @@ CASES = {
     model=SIZE,
     rewards=((1, 0, 0), (0, 1, 1), (0.5, 0, 1), (0, 0, 1)),
   ),
-  # Qwen2: biases, a head of its own with two rows of padding; a group without
-  # variance, a missing reward, and a group with one reward only.
+  # Qwen2: biases, two heads of keys, an output head of its own with two rows of
+  # padding; a group without variance, a missing reward, a group with only one.
   'qwen2': Case(
     model=dataclasses.replace(
-      SIZE, vocab_size=13, qkv_bias=True, tied_head=False
+      SIZE,
+      vocab_size=13,
+      num_heads=4,
+      num_kv_heads=2,
+      qkv_bias=True,
+      tied_head=False,
     ),
     rewards=((1, 0, 0.25), (0.1, 0.1, 0.1), (1, NAN, 0), (NAN, NAN, 1)),
     settings=dataclasses.replace(SETTINGS, temperature=0.7),
