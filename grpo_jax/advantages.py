@@ -37,7 +37,8 @@ def group(
   axis = 1 if std == 'group' else (0, 1)
   n = present.sum(axis, keepdims=True)
   variance = (centred**2).sum(axis, keepdims=True) / jnp.maximum(n - ddof, 1)
-  return centred / (jnp.sqrt(variance) + eps)
+  # With eps = 0 a group without signal would be 0 / 0.
+  return jnp.where(variance > 0, centred / (jnp.sqrt(variance) + eps), 0.0)
 
 
 def rloo(rewards: Float[Array, 'Q G']) -> Float[Array, 'Q G']:
