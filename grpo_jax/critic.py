@@ -108,11 +108,7 @@ def _apart(policy: Policy, cfg) -> Learner:
 def _shared(policy: Policy, cfg) -> Learner:
   """A head on the policy's own body, trained by one joint loss."""
   hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
-  scores = programs.head_scores(
-    policy,
-    temperature=cfg.sample.temperature,
-    logits_chunk=cfg.updates.logits_chunk,
-  )
+  scores = programs.head_scores(policy, **training.head_numbers(cfg))
 
   def scoring(params, batch):
     states = hidden(params['policy'], batch)

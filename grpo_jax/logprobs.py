@@ -15,6 +15,7 @@ def token_logprobs(
   temperature: float,
   vocab_size: int,
   chunk: int,
+  entropy_gradient: bool = False,
 ) -> tuple[Float[Array, 'Q G C'], Float[Array, 'Q G C']]:
   """log p(target) and entropy in nats, both under softmax(logits/temperature).
 
@@ -26,9 +27,11 @@ def token_logprobs(
     vocab_size: rows of `head` past it are padding and get no probability.
     chunk: positions of C whose logits [Q G chunk V] exist at a time; the
       backward pass computes them again.
+    entropy_gradient: let the gradient through the entropy, which costs two
+      more passes over the logits.
 
   Returns:
-    fp32 logprobs and entropy. No gradient flows through the entropy.
+    fp32 logprobs and entropy.
   """
   size = hidden.shape[2]
   chunk = min(chunk, size)
@@ -45,8 +48,10 @@ def token_logprobs(
     logits = policy_logits(h, head, temperature, vocab_size)
     total = jax.nn.logsumexp(logits, -1)
     picked = jnp.take_along_axis(logits, ids[..., None], -1)[..., 0]
-    fixed = jax.lax.stop_gradient(logits - total[..., None])
-    entropy = -jnp.sum(jnp.exp(fixed) * fixed, -1, where=fixed > -1e29)
+    log_p = logits - total[..., None]
+    if not entropy_gradient:
+      log_p = jax.lax.stop_gradient(log_p)
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1, where=log_p > -1e29)
     return None, (picked - total, entropy)
 
   _, outs = jax.lax.scan(body, None, (split(hidden), split(targets)))

@@ -134,7 +134,11 @@ def hidden_states(
 
 
 def head_scores(
-  policy: Policy, *, temperature: float, logits_chunk: int
+  policy: Policy,
+  *,
+  temperature: float,
+  logits_chunk: int,
+  entropy_gradient: bool = False,
 ) -> Callable[[PyTree, Array, Batch], tuple[Array, Array]]:
   """(params, hidden states, batch) -> logprobs, entropy [Q G C]."""
 
@@ -146,21 +150,25 @@ def head_scores(
       temperature=temperature,
       vocab_size=policy.tokenizer.vocab_size,
       chunk=logits_chunk,
+      entropy_gradient=entropy_gradient,
     )
 
   return fn
 
 
 def score(
-  policy: Policy, *, temperature: float, remat: str, logits_chunk: int
+  policy: Policy, *, remat: str, **numbers
 ) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
   """(params, batch) -> logprobs, entropy [Q G C]; not jitted.
+
+  Args:
+    policy: whose.
+    remat: what the backward pass recomputes, a name of `transformer.REMAT`.
+    **numbers: of `head_scores`.
 
   Raises:
     ValueError: no such `remat`.
   """
   hidden = hidden_states(policy, remat=remat)
-  scores = head_scores(
-    policy, temperature=temperature, logits_chunk=logits_chunk
-  )
+  scores = head_scores(policy, **numbers)
   return lambda params, batch: scores(params, hidden(params, batch), batch)

@@ -54,10 +54,11 @@ class Questions:
     found = tasks.batch_indices(size, count, seed=self.seed, step=step)
     if not without:
       return found
-    kept = found[~np.isin(found, list(without))]
+    # Where an epoch ends, one may come twice.
+    kept = [i for i in dict.fromkeys(found.tolist()) if i not in without]
     others = np.setdiff1d(np.arange(size), [*without, *kept])
     tasks.random(self.seed, step).shuffle(others)
-    return np.concatenate([kept, others[: count - len(kept)]])
+    return np.array([*kept, *others[: count - len(kept)]])
 
   def of_step(self, step: int, count: int) -> list[Example]:
     """The examples of a step, a function of (seed, step)."""

@@ -261,10 +261,14 @@ def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:
 
 
 def score_of(policy: Policy, cfg) -> Callable:
-  """`score` with a training config's numbers."""
-  return programs.score(
-    policy,
+  """`programs.score` with a training config's numbers."""
+  return programs.score(policy, remat=cfg.updates.remat, **head_numbers(cfg))
+
+
+def head_numbers(cfg) -> dict:
+  """Arguments of `programs.head_scores`."""
+  return dict(
     temperature=cfg.sample.temperature,
-    remat=cfg.updates.remat,
     logits_chunk=cfg.updates.logits_chunk,
+    entropy_gradient=cfg.algorithm.entropy_coef != 0,
   )

@@ -14,6 +14,7 @@ import optax
 from configs import base
 from grpo_jax import (
   advantages,
+  credit,
   layout,
   losses,
   objectives,
@@ -184,19 +185,29 @@ def sampled_batch(case, scoring, behaviour, reference):
   )
   prompts = layout.prompts(PROMPTS, multiple=3)
   rewards = np.asarray(case.rewards, np.float32)
-  return rollout.collect(
+  collected = rollout.collect(
+    np.arange(len(PROMPTS)),
     [None] * len(PROMPTS),
     jax.tree.map(jnp.asarray, prompts),
+    None,
     jax.jit(transformer.unstack)(behaviour),
     jax.random.key(1),
     sample=sample,
+    append=layout.append,
+    score=lambda batch: batch.replace(ref_logprobs=scoring(reference, batch)),
     texts=lambda _: (None, None),
     grade=lambda completions, examples: (rewards, {}),
-    advantages=group_advantages,
-    put=jnp.asarray,
-    reference=functools.partial(scoring, reference),
     length_multiple=3,
-  ).batch
+  )
+  batch, _ = credit.assign(
+    collected.batch,
+    jnp.asarray(collected.rewards),
+    jnp.ones(rewards.shape, bool),
+    estimate=functools.partial(
+      credit.by_group, advantages=group_advantages, penalty=None, kl_coef=0.0
+    ),
+  )
+  return batch
 
 
 def library_steps(case):
