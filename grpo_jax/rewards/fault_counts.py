@@ -21,6 +21,12 @@ def record(name: str, message: str):
     logging.getLogger(__name__).warning('%s: %s', name, message)
 
 
+def no_answer(reward: str, extract: str) -> float:
+  """0.0, the reward of a completion in which no answer was found; counts it."""
+  record(f'{reward}/no_answer', f'none found by extract={extract!r}; graded 0')
+  return 0.0
+
+
 def faults() -> collections.Counter:
   """Faults so far in this process: {'correct/raised': 3, ...}."""
   with _lock:
