@@ -122,6 +122,8 @@ def test_switch_within_a_sentence_is_seen():
 
 def test_names_take_the_language_around_them():
   assert share('Natalia sold clips to Weng and Randall in April.') == 1.0
+  ran = 'Amber ran 8 miles. Micah ran 28 miles. Ahito ran the rest of them.'
+  assert share(ran) == 1.0
 
 
 # What is no word
@@ -135,6 +137,8 @@ def test_names_take_the_language_around_them():
     '\n```python\nfür und mit nicht = der\n```\n',
     r' $\frac{der}{nicht}$ ',
     r' $$ für und mit nicht $$ ',
+    r' \begin{align*} für &= und \\ mit \end{align*} ',
+    ' [asy] draw(für, und, mit, nicht); [/asy] ',
     '\n' + r'\[ für und mit nicht \]' + '\n',
     r' \(für und mit nicht\) ',
     r' \boxed{42} \alpha \text{}',
