@@ -122,6 +122,8 @@ def test_switch_within_a_sentence_is_seen():
 
 def test_names_take_the_language_around_them():
   assert share('Natalia sold clips to Weng and Randall in April.') == 1.0
+  paid = 'In total Karan has to pay $3650 + $365 = $4015.'
+  assert share(paid) == 1.0
   ran = 'Amber ran 8 miles. Micah ran 28 miles. Ahito ran the rest of them.'
   assert share(ran) == 1.0
 

@@ -1,6 +1,9 @@
 """A table of references and answers through the `math_verify` reward."""
 
 import itertools
+import json
+import logging
+import pathlib
 import time
 import types
 
@@ -12,6 +15,8 @@ from grpo_jax import rewards
 from grpo_jax.rewards import symbolic
 
 pytest.importorskip('math_verify')
+
+DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 ROWS = list(itertools.chain(*math_cases.CASES.values()))
 
@@ -57,6 +62,26 @@ def test_known_oddities_of_math_verify_are_as_described(reward):
   assert wrong_verdicts(reward, math_cases.KNOWN) == []
 
 
+def test_solutions_of_math500_are_right_and_their_neighbours_are_not():
+  path = DATA / 'math500' / 'test.jsonl'
+  if not path.is_file():
+    pytest.skip(f'no {path}')
+  rows = [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+  answers = [row['answer'] for row in rows]
+  boxed = rewards.math_verify(
+    task=None, workers=1, seconds=30.0, extract='boxed'
+  )
+  for row in rows:
+    assert boxed(row['solution'], types.SimpleNamespace(answer=row['answer']))
+  neighbours = [
+    (gold, other)
+    for gold, other in itertools.pairwise(answers)
+    if gold != other
+    and boxed(rf'\boxed{{{other}}}', types.SimpleNamespace(answer=gold))
+  ]
+  assert neighbours == [('5', 'x=5')]  # which is right
+
+
 def test_towers_of_powers_are_wrong_in_bounded_time_and_counted():
   reward = rewards.math_verify(task=None, workers=1, seconds=3.0)
   assert list(graded(reward, [('5', '5')])) == [1.0]  # a worker has started
@@ -84,6 +109,7 @@ def test_failed_extraction_is_counted_logged_once_and_moves_no_row(
 ):
   # Earlier tests have logged these kinds.
   monkeypatch.setattr('grpo_jax.rewards.fault_counts._counts', _counter())
+  caplog.set_level(logging.INFO)
   completions = [
     ['<answer>5</answer>', 'no tags: 5', '<answer></answer>', '<answer>5'],
     ['<answer>((({</answer>', '<answer>6</answer>', 'x', '<answer>7</answer>'],
@@ -124,6 +150,7 @@ def _counter():
     ('2-3/4', '2-3/4'),
     ('5 miles per hour.', '5'),
     ('5 million dollars', '5 million dollars'),
+    ('5 and six', '5 and six'),
     ('2 pi', '2 pi'),
     ('5 or 6', '5 or 6'),
     (r'\text{ Monday }', 'Monday'),

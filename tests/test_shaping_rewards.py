@@ -12,7 +12,8 @@ import types
 import numpy as np
 import pytest
 
-from grpo_jax import rewards, rollout
+from configs import base
+from grpo_jax import questions, rewards, rollout, tasks
 from grpo_jax.rewards import completion, fault_counts, ngrams, text
 from grpo_jax.structs import Rollout
 
@@ -249,8 +250,9 @@ def test_option_texts_may_look_like_labels_or_like_no_answer():
   assert reward(given, example('C')) == 1.0
   none = example('B', options=['All', 'None'])
   assert reward('<answer>None</answer>', none) == 1.0
-  twice = example('B', options=['same', 'same'])
-  assert reward('<answer>same</answer>', twice) == 0.0
+  for letter in 'AB':
+    twice = example(letter, options=['same', 'same'])
+    assert reward('<answer>same</answer>', twice) == 0.0
 
 
 def test_option_without_an_answer_or_a_reference_is_zero():
@@ -294,6 +296,7 @@ def no_faults(monkeypatch):
 def test_answers_that_were_not_found_are_counted_and_logged_once(
   no_faults, caplog
 ):
+  caplog.set_level(logging.INFO)
   completions = [['<answer>5</answer>', '5'], ['', '<answer>6</answer>']]
   fns = {
     'correct': rewards.correct(task=NumberTask()),
@@ -350,3 +353,28 @@ def test_components_of_length_add_up_and_are_gated_like_any_other():
   np.testing.assert_array_equal(total, [[1.0, 0.75, -0.25, 0.5]])
   gated = rewards.combine(components, weights=weights, gate='correct')
   np.testing.assert_array_equal(gated, [[1.0, 0.75, 0.0, 0.5]])
+
+
+def test_config_chooses_these_rewards_by_name():
+  c = base.get_config()
+  c.rewards = {
+    'short': dict(name='cosine', weight=1.0, max_length=64, extract='boxed'),
+    'limit': dict(name='soft_overlong', weight=0.5, max_length=64, cache=16),
+    'fresh': dict(name='repetition', weight=0.1, size=3),
+    'chosen': dict(name='option', weight=0.0),
+  }
+  asked = tasks.Example('2+3=', '5')
+  task = tasks.Task(1, lambda i: asked, lambda answer, example: False)
+  fns = questions.reward_functions(c, task)
+  given = of_length(56, 'no no no no no')
+  values = {name: fn(given, example()) for name, fn in fns.items()}
+  assert values == {
+    # -0.5 - 0.5 (1 + cos(7 pi / 8)) / 2
+    'short': pytest.approx(-0.5 - 0.25 * (1 - 0.92387953), 1e-8),
+    'limit': -0.5,
+    'fresh': pytest.approx(-2 / 3),
+    'chosen': 0.0,
+  }
+  c.rewards['limit'] = dict(name='soft_overlong', weight=0.5, max_length=64)
+  with pytest.raises(ValueError, match='soft_overlong needs cache'):
+    questions.reward_functions(c, task)

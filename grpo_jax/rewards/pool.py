@@ -94,7 +94,10 @@ class Pool:
         process = None
         return False
       if reply['fault']:
-        record(f'{self.name}/{reply["fault"]}', 'graded wrong')
+        record(
+          f'{self.name}/{reply["fault"]}',
+          'the judge could not read it; graded wrong',
+        )
       return reply['right']
     finally:
       self._slots.put(process)

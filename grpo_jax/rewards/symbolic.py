@@ -23,7 +23,10 @@ _GROUPED = re.compile(
 _SCIENTIFIC = re.compile(rf'({_NUMBER})[eE]([+-]?[0-9]+)')
 _MIXED = re.compile(r'([+-]?[0-9]+) ([0-9]+)/([0-9]+)')
 _COUNTED = re.compile(rf'({_NUMBER}) ([A-Za-z]{{3,}}(?: [A-Za-z]{{3,}})*)\.?')
-_AMOUNT = re.compile('hundred|thousand|million|billion|trillion|dozen|percent')
+_NO_UNIT = re.compile(
+  r'(?:hundred|thousand|million|billion|trillion|dozen|percent|half|third|'
+  r'squared|cubed|and|plus|minus|times|over|not)\b'
+)
 # A product of four variables and more is seldom an answer: it is a word.
 _WORD = re.compile(r'[A-Za-z]{4,}(?: [A-Za-z]+)*')
 _AS_TEXT = re.compile(r'\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}\.?')
@@ -76,14 +79,14 @@ def readable(answer: str) -> str:
   is a mixed number, '5 miles' is 5 and '\text{Monday}' is a word.
   """
   answer = answer.replace('\N{MINUS SIGN}', '-').replace(r'\$', '').strip()
-  for left, right in (('$', '$'), (r'\(', r'\)')):
+  for left, right in (('**', '**'), ('$', '$'), (r'\(', r'\)')):
     inside = answer.removeprefix(left).removesuffix(right)
     if answer == f'{left}{inside}{right}' and left not in inside:
       answer = inside.strip()
   if found := _AS_TEXT.fullmatch(answer):
     answer = found[1].strip()
   if found := _COUNTED.fullmatch(answer):
-    answer = answer if _AMOUNT.search(found[2]) else found[1]
+    answer = answer if _NO_UNIT.search(found[2]) else found[1]
   if found := _GROUPED.fullmatch(answer):
     answer = re.sub('[^0-9+-]', '', found[1]) + (found[2] if found[2] else '')
   if found := _SCIENTIFIC.fullmatch(answer):
