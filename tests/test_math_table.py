@@ -3,7 +3,6 @@
 import itertools
 import json
 import logging
-import pathlib
 import time
 import types
 
@@ -15,8 +14,6 @@ from grpo_jax import rewards
 from grpo_jax.rewards import symbolic
 
 pytest.importorskip('math_verify')
-
-DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 ROWS = list(itertools.chain(*math_cases.CASES.values()))
 
@@ -62,8 +59,10 @@ def test_known_oddities_of_math_verify_are_as_described(reward):
   assert wrong_verdicts(reward, math_cases.KNOWN) == []
 
 
-def test_solutions_of_math500_are_right_and_their_neighbours_are_not():
-  path = DATA / 'math500' / 'test.jsonl'
+def test_solutions_of_math500_are_right_and_their_neighbours_are_not(
+  data_folder,
+):
+  path = data_folder / 'math500' / 'test.jsonl'
   if not path.is_file():
     pytest.skip(f'no {path}')
   rows = [json.loads(line) for line in path.read_text('utf-8').splitlines()]
