@@ -26,6 +26,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.12',
+    'py3langid>=0.4',
     'safetensors>=0.6',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.9',

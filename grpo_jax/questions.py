@@ -16,7 +16,7 @@ from grpo_jax.tokenizer import Tokenizer
 # file of millions would hold up every start; there `encode` names the prompt.
 _MOST_TRIED = 20_000
 # Rewards that compare with the task's answers.
-_COMPARING = ('correct', 'math_verify', 'number')
+_COMPARING = ('correct', 'cosine', 'math_verify', 'number', 'option')
 
 
 @dataclasses.dataclass(frozen=True)

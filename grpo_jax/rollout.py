@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from grpo_jax import layout
+from grpo_jax.rewards import Completion
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 from grpo_jax.tasks import Example
 
@@ -167,8 +168,10 @@ def _rows(seen, rows, join):
 
 def read_texts(
   rollout: Rollout | Batch, *, decode: Callable, stop_ids: tuple[int, ...]
-) -> tuple[list[list[str]], np.ndarray]:
+) -> tuple[list[list[Completion]], np.ndarray]:
   """Completions as text without their stop token, and which had one.
+
+  The texts know their length in tokens, for the rewards of length.
 
   Args:
     rollout: sampled branches.
@@ -186,6 +189,8 @@ def read_texts(
       if ids and ids[-1] in stop_ids:
         finished[q, g] = True
         ids = ids[:-1]
-      row.append(decode(ids))
+      row.append(
+        Completion(decode(ids), tokens=lengths[q, g], finished=finished[q, g])
+      )
     completions.append(row)
   return completions, finished

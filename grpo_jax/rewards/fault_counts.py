@@ -12,13 +12,23 @@ _counts: collections.Counter = collections.Counter()
 _lock = threading.Lock()
 
 
-def record(name: str, message: str):
+def record(name: str, message: str, *, level: int = logging.WARNING):
   """Counts one fault of that name and logs the first."""
   with _lock:
     _counts[name] += 1
     first = _counts[name] == 1
   if first:
-    logging.getLogger(__name__).warning('%s: %s', name, message)
+    logging.getLogger(__name__).log(level, '%s: %s', name, message)
+
+
+def no_answer(reward: str, extract: str) -> float:
+  """0.0, the reward of a completion in which no answer was found; counts it.
+
+  Policies begin so: the log has it as information, metrics how often.
+  """
+  message = f'none found by extract={extract!r}; graded 0'
+  record(f'{reward}/no_answer', message, level=logging.INFO)
+  return 0.0
 
 
 def faults() -> collections.Counter:

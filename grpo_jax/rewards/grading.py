@@ -5,12 +5,14 @@ Stage 5 of a step: `grade` applies every reward function to every completion,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+import logging
 import math
 from typing import Any
 
 import numpy as np
 
+from grpo_jax.rewards.completion import PlainTextError
 from grpo_jax.rewards.fault_counts import record
 
 Components = Mapping[str, 'float | np.ndarray']
@@ -22,6 +24,7 @@ def grade(
   fns: Mapping[str, Callable[[str, Any], float | None]],
   *,
   threads: int = 8,
+  patience: float = 5.0,
 ) -> dict[str, np.ndarray]:
   """Every reward of every completion.
 
@@ -35,12 +38,14 @@ def grade(
     examples: Q examples.
     fns: reward functions by name.
     threads: how many items are graded at once.
+    patience: seconds after which the log names what is awaited.
 
   Returns:
     name -> [Q G] float32, in the order of the completions.
 
   Raises:
     ValueError: the completions do not form a Q x G table.
+    PlainTextError: a reward of length got text without its tokens.
   """
   sizes = {len(group) for group in completions}
   if len(completions) != len(examples) or len(sizes) > 1:
@@ -54,17 +59,21 @@ def grade(
     for group, example in zip(completions, examples, strict=True)
     for completion in group
   ]
-  # map() returns in the order of its input, whatever finishes first.
+  shape = (len(completions), group_size)
   with ThreadPoolExecutor(max_workers=threads) as pool:
     columns = {
-      name: pool.map(_guarded(name, fn), pairs) for name, fn in fns.items()
+      name: [pool.submit(_guarded(name, fn), *pair) for pair in pairs]
+      for name, fn in fns.items()
     }
-    return {
-      name: np.array(list(column), np.float32).reshape(-1, group_size)
-      if pairs
-      else np.zeros((len(completions), group_size), np.float32)
-      for name, column in columns.items()
-    }
+    try:
+      _name_awaited(columns, pairs, patience)
+      # In the order of the pairs, whatever finished first.
+      return {
+        name: np.array([f.result() for f in column], np.float32).reshape(shape)
+        for name, column in columns.items()
+      }
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
 
 
 def combine(
@@ -105,11 +114,35 @@ def combine(
   return float(total) if shape == () else np.array(total, np.float32)
 
 
+def _name_awaited(
+  columns: Mapping[str, list[Future]], pairs: list, patience: float
+):
+  """Waits so long for all, then logs what is left and waits no more."""
+  everything = [future for column in columns.values() for future in column]
+  if not wait(everything, timeout=patience).not_done:
+    return
+  left = {
+    name: [i for i, future in enumerate(column) if not future.done()]
+    for name, column in columns.items()
+  }
+  listing = '; '.join(
+    f'{name}: {len(rows)} of {len(pairs)}, the first to '
+    f'{str(pairs[rows[0]][1].prompt)[:60]!r}'
+    for name, rows in left.items()
+    if rows
+  )
+  logging.getLogger(__name__).warning(
+    'grading is not done after %s s; awaited: %s', patience, listing
+  )
+
+
 def _guarded(name: str, fn):
-  def call(pair):
+  def call(completion, example):
     try:
-      value = fn(*pair)
+      value = fn(completion, example)
       value = math.nan if value is None else float(value)
+    except PlainTextError:
+      raise  # of every completion, not of this one
     except Exception as error:
       record(f'{name}/raised', f'{type(error).__name__}: {error}')
       return 0.0

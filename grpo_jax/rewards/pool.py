@@ -85,14 +85,20 @@ class Pool:
         process = None
       if process is None:
         process = self._start()
-      right = self._ask(process, question)
-      if right is None:
+      reply = self._ask(process, question)
+      if reply is None:
         record(
           f'{self.name}/killed', f'no verdict in {self.seconds} s; graded wrong'
         )
         self._kill(process)
         process = None
-      return bool(right)
+        return False
+      if reply['fault']:
+        record(
+          f'{self.name}/{reply["fault"]}',
+          'the judge could not read it; graded wrong',
+        )
+      return reply['right']
     finally:
       self._slots.put(process)
 
@@ -125,7 +131,7 @@ class Pool:
       )
     return process
 
-  def _ask(self, process, question: tuple) -> bool | None:
+  def _ask(self, process, question: tuple) -> dict | None:
     token = secrets.token_hex(8)
     # The child's own bound, behind ours: for when we are no more.
     request = pickle.dumps((token, self.seconds + 1.0, question))
@@ -138,7 +144,7 @@ class Pool:
     # Without the token it is not the worker's: the answer wrote it.
     if reply is None or reply.get('token') != token:
       return None
-    return reply['right']
+    return reply
 
   def _kill(self, process):
     with self._lock:

@@ -12,6 +12,7 @@ import hashlib
 from typing import Any
 
 from grpo_jax.rewards import text
+from grpo_jax.rewards.fault_counts import no_answer
 
 Reward = Callable[[str, Any], float]
 
@@ -24,24 +25,21 @@ def correct(*, task, extract: str = 'tags') -> Reward:
     extract: 'tags' (strict: the one answer pair, at the end), 'boxed',
       'last_number', or 'lenient' (last answer pair, else box, else number).
   """
-  find = text.extractor(extract)
-
-  def reward(completion, example):
-    answer = find(completion)
-    if text.is_empty(answer):
-      return 0.0
-    return float(task.verify(answer, example))
-
-  return reward
+  return by_task(task, extract, name='correct')
 
 
 def number(*, task, extract: str = 'tags') -> Reward:
   """1.0 where the answer is a number exactly equal to `example.answer`."""
   del task
   find = text.extractor(extract)
-  return lambda completion, example: float(
-    text.same_number(find(completion), example.answer)
-  )
+
+  def reward(completion, example):
+    answer = find(completion)
+    if text.is_empty(answer):
+      return no_answer('number', extract)
+    return float(text.same_number(answer, example.answer))
+
+  return reward
 
 
 def format(*, task, thought: bool = True) -> Reward:
@@ -80,3 +78,22 @@ def constant(*, task, value: float = 0.0) -> Reward:
   """The same reward for everything: a control with no gradient."""
   del task
   return lambda completion, example: float(value)
+
+
+def by_task(task, extract: str, *, name: str) -> Reward:
+  """`correct`, for rewards that build on it.
+
+  Args:
+    task: as for `correct`.
+    extract: as for `correct`.
+    name: of the reward that completions without an answer count under.
+  """
+  find = text.extractor(extract)
+
+  def reward(completion, example):
+    answer = find(completion)
+    if text.is_empty(answer):
+      return no_answer(name, extract)
+    return float(task.verify(answer, example))
+
+  return reward

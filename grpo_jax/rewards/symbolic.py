@@ -5,18 +5,40 @@ thread that waits for it leaves the device and other graders running.
 """
 
 import importlib.util
+import re
 
 from grpo_jax.rewards import text
+from grpo_jax.rewards.fault_counts import no_answer, record
 from grpo_jax.rewards.pool import Pool
 from grpo_jax.rewards.rules import Reward
 
 _LONGEST = 2000  # characters; a longer "answer" is no answer
+
+# How people write numbers and Math-Verify does not read them, as whole answers.
+_NUMBER = r'[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)'
+_GROUPED = re.compile(
+  r'([+-]?[0-9]{1,3}(?:(?:,|\{,\}|\\[,;: !]|,\\!|[ ~\u00a0\u202f])[0-9]{3})+)'
+  r'(\.[0-9]+)?'
+)
+_SCIENTIFIC = re.compile(rf'({_NUMBER})[eE]([+-]?[0-9]+)')
+_MIXED = re.compile(r'([+-]?[0-9]+) ([0-9]+)/([0-9]+)')
+_COUNTED = re.compile(rf'({_NUMBER}) ([A-Za-z]{{3,}}(?: [A-Za-z]{{3,}})*)\.?')
+_NO_UNIT = re.compile(
+  r'(?:hundred|thousand|million|billion|trillion|dozen|percent|half|third|'
+  r'squared|cubed|and|plus|minus|times|over|not)\b'
+)
+# A product of four variables and more is seldom an answer: it is a word.
+_WORD = re.compile(r'[A-Za-z]{4,}(?: [A-Za-z]+)*')
+_AS_TEXT = re.compile(r'\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}\.?')
 
 
 def math_verify(
   *, task, extract: str = 'tags', workers: int = 2, seconds: float = 5.0
 ) -> Reward:
   """1.0 where Math-Verify finds the answer equal to `example.answer`.
+
+  Both are rewritten before, see `readable`; words are compared as words, as
+  Math-Verify would take them for products of variables, equal to any anagram.
 
   Args:
     task: unused, see `rules`.
@@ -37,8 +59,38 @@ def math_verify(
 
   def reward(completion, example):
     answer = find(completion)
-    if text.is_empty(answer) or len(answer) > _LONGEST:
+    if text.is_empty(answer):
+      return no_answer('math_verify', extract)
+    if len(answer) > _LONGEST:
+      record('math_verify/too_long', f'{len(answer)} characters; graded wrong')
       return 0.0
-    return float(pool.grade(example.answer, answer))
+    gold, answer = readable(example.answer), readable(answer)
+    if _WORD.fullmatch(gold) and _WORD.fullmatch(answer):
+      return float(gold.casefold() == answer.casefold())
+    return float(pool.grade(gold, answer))
 
   return reward
+
+
+def readable(answer: str) -> str:
+  r"""An answer as Math-Verify reads it; most are as they were.
+
+  '\$5' is 5, '1\,000' and '1 000' are 1000, '1.5e3' is a power of ten, '3 1/2'
+  is a mixed number, '5 miles' is 5 and '\text{Monday}' is a word.
+  """
+  answer = answer.replace('\N{MINUS SIGN}', '-').replace(r'\$', '').strip()
+  for left, right in (('**', '**'), ('$', '$'), (r'\(', r'\)')):
+    inside = answer.removeprefix(left).removesuffix(right)
+    if answer == f'{left}{inside}{right}' and left not in inside:
+      answer = inside.strip()
+  if found := _AS_TEXT.fullmatch(answer):
+    answer = found[1].strip()
+  if found := _COUNTED.fullmatch(answer):
+    answer = answer if _NO_UNIT.search(found[2]) else found[1]
+  if found := _GROUPED.fullmatch(answer):
+    answer = re.sub('[^0-9+-]', '', found[1]) + (found[2] if found[2] else '')
+  if found := _SCIENTIFIC.fullmatch(answer):
+    return rf'{found[1]} \times 10^{{{found[2]}}}'
+  if found := _MIXED.fullmatch(answer):
+    return rf'{found[1]}\frac{{{found[2]}}}{{{found[3]}}}'
+  return answer

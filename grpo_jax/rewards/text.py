@@ -167,6 +167,18 @@ def well_formed(text: str, *, thought: bool) -> bool:
   return bool(rest[len(_OPEN) : -len(_CLOSE)].strip())
 
 
+def thought(text: str) -> str:
+  """What stands inside <think>..</think>, or else before the answer.
+
+  The prompt may hold the opening tag, and a completion that was cut no closing
+  one; without either tag, all that precedes the first answer is the thought.
+  """
+  before, closed, _ = text.partition(_END_THINK)
+  if not closed:
+    before = text.partition(_OPEN)[0]
+  return before.partition(_THINK)[2] if _THINK in before else before
+
+
 def _terminates(denominator: int) -> bool:
   """Whether a fraction in lowest terms has a finite decimal form."""
   for factor in (2, 5):

@@ -5,8 +5,8 @@ worker never loads JAX nor the program that started it. Its argument is what it
 judges, as a Python literal: `(name, {argument: value})` of a function below.
 
 request   (token, seconds, question): pickled, as only our own side writes it
-reply     {"right": bool, "token": the request's}: JSON, as code that hides in
-          an answer could write one too
+reply     {"right": bool, "fault": '' or why nothing could be judged, "token":
+          the request's}: JSON, as code that hides in an answer could write one
 
 Some graders run the answer as Python code. The process it runs in holds no
 secret, sits in a folder that is gone, and refuses what reaches outside. That
@@ -57,15 +57,21 @@ def main():
     # long C call, and so no orphan outlives its parent by more than this.
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-      right = bool(judge(*question))
+      verdict = judge(*question)
     except Exception:
-      right = False
+      verdict = 'unread'
     signal.setitimer(signal.ITIMER_REAL, 0)
-    print(json.dumps({'right': right, 'token': token}), file=replies)
+    fault = verdict if isinstance(verdict, str) else ''
+    reply = {'right': not fault and bool(verdict), 'fault': fault}
+    print(json.dumps(reply | {'token': token}), file=replies)
 
 
 def math_verify():
-  """Judges (gold, answer), two texts, by Math-Verify."""
+  """Judges (gold, answer), two texts, by Math-Verify.
+
+  Of what it cannot read, only equal texts are right, and the rest a fault:
+  'unread_reference' or 'unread'.
+  """
   import math_verify as package
 
   def judge(gold, answer):
@@ -75,7 +81,14 @@ def math_verify():
       for text in (gold, answer)
     ]
     # Gold first: the comparison is not symmetric.
-    return package.verify(*parsed, timeout_seconds=None)
+    if package.verify(*parsed, timeout_seconds=None):
+      return True
+    for found, fault in zip(
+      parsed, ('unread_reference', 'unread'), strict=True
+    ):
+      if all(isinstance(one, str) for one in found):
+        return fault
+    return False
 
   return judge
 
