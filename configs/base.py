@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
     kl_coef=0.0,  # 0 keeps no reference policy
     kl_in='loss',  # loss, or reward (then with kl=dict(name='k1'))
     reference_every=0,  # optimizer updates between resets of the reference
+    # Mean log(sampler / policy) over which a completion of negative advantage
+    # has no loss; inf keeps all.
+    off_policy_limit=float('inf'),
     entropy_coef=0.0,  # of the entropy bonus in the loss
     entropy_share=1.0,  # share of tokens, by entropy, that carry the loss
     # Whose logprobs are the old ones: the sampler's, or the trainer's own in a

@@ -21,7 +21,8 @@ def group(
 
   Args:
     rewards: float32; NaN is a missing reward, left out of every statistic.
-    std: 'group', 'batch' (of the centred rewards) or 'none'.
+    std: 'group', 'batch' (of the centred rewards), 'raw' (of the batch's
+      rewards as they are: Lite PPO 2508.08221, TRL's 'batch') or 'none'.
     ddof: 1 for the sample standard deviation, 0 for the population's.
     eps: added to the standard deviation.
 
@@ -29,14 +30,18 @@ def group(
     float32. Zero for missing rewards, and exactly zero for a group whose
     rewards are all equal: a float mean would leave a residue.
   """
-  if std not in ('group', 'batch', 'none'):
-    raise ValueError(f'std={std!r} is not one of group, batch, none')
+  if std not in ('group', 'batch', 'raw', 'none'):
+    raise ValueError(f'std={std!r} is not one of group, batch, raw, none')
   present, centred = _centre(rewards)
   if std == 'none':
     return centred
   axis = 1 if std == 'group' else (0, 1)
   n = present.sum(axis, keepdims=True)
-  variance = (centred**2).sum(axis, keepdims=True) / jnp.maximum(n - ddof, 1)
+  spread = centred
+  if std == 'raw':
+    r = jnp.where(present, rewards, 0.0)
+    spread = jnp.where(present, r - _mean(r, present, axis=axis), 0.0)
+  variance = (spread**2).sum(axis, keepdims=True) / jnp.maximum(n - ddof, 1)
   # With eps = 0 a group without signal would be 0 / 0.
   return jnp.where(variance > 0, centred / (jnp.sqrt(variance) + eps), 0.0)
 

@@ -53,6 +53,7 @@ def gspo(
   *,
   eps_low: float = 3e-4,
   eps_high: float = 4e-4,
+  dual_clip: float = float('inf'),
 ) -> Loss:
   """`clip` of the sequence's ratio s = exp(mean of log rho), in token form.
 
@@ -63,9 +64,40 @@ def gspo(
   Args:
     logprobs, old_logprobs, advantages, mask: see above.
     eps_low, eps_high: bounds of s (the paper's, 5.1).
+    dual_clip: as in `clip`.
   """
   ratio = jnp.exp(_sequence_log_ratio(logprobs, old_logprobs, mask))
-  return _clipped(ratio, advantages, eps_low, eps_high, float('inf'))
+  return _clipped(ratio, advantages, eps_low, eps_high, dual_clip)
+
+
+def gmpo(
+  logprobs: Float[Array, 'Q G C'],
+  old_logprobs: Float[Array, 'Q G C'],
+  advantages: Float[Array, 'Q G #C'],
+  mask: Bool[Array, 'Q G C'],
+  *,
+  eps_low: float = 0.4,
+  eps_high: float = 0.4,
+) -> Loss:
+  """-A times the geometric mean of the completion's clipped ratios.
+
+  GMPO (2507.20673) eq. 4: like `gspo`, but the clip is each token's own, on
+  log rho, and pessimistic as PPO's. Meant for `sequence_mean` weights.
+
+  Args:
+    logprobs, old_logprobs, advantages, mask: see above; one advantage a
+      completion.
+    eps_low, eps_high: bounds of log rho (the paper's).
+  """
+  log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
+  held = jnp.clip(log_ratio, -eps_low, eps_high)
+  clipped = jnp.where(advantages > 0, held < log_ratio, held > log_ratio)
+  log_ratio = jnp.where(clipped, held, log_ratio)
+  tokens = jnp.maximum(mask.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
+  mean = jax.lax.stop_gradient(log_ratio.sum(-1, keepdims=True) / tokens)
+  # The value of the mean at every token, the gradient of each token's own.
+  own = log_ratio - jax.lax.stop_gradient(log_ratio)
+  return -advantages * jnp.exp(mean + own), clipped & mask
 
 
 def cispo(

@@ -21,6 +21,7 @@ def policy(
   kl_coef: float,
   entropy_coef: float = 0.0,
   teacher_gamma: float = 0.1,
+  off_policy_limit: float = float('inf'),
 ) -> tuple[Float[Array, 'Q G C'], dict[str, Array]]:
   """loss * factor + kl_coef * KL(policy || reference) - entropy_coef * entropy.
 
@@ -36,6 +37,9 @@ def policy(
     teacher_gamma: a teacher's trace has the loss -f(p) A, f(p) = p / (p +
       gamma), which still moves tokens that the policy finds unlikely; no ratio
       and no clip (LUFFY 2504.14945 eq. 6-7).
+    off_policy_limit: a completion of negative advantage has no policy loss once
+      the mean of log sampler - log policy over its tokens is above this
+      (DeepSeek-V3.2 2512.02556 eq. 9). Denominators still count it.
 
   Returns:
     Loss per token, and metrics per token. Both may hold anything where the
@@ -60,6 +64,9 @@ def policy(
     token_loss = jnp.where(given, taught, token_loss)
   if batch.factors is not None:
     token_loss = token_loss * batch.factors
+  if off_policy_limit < float('inf'):
+    kept = _near(batch, logprobs, old_logprobs, off_policy_limit)
+    token_loss = jnp.where((advantages >= 0) | kept, token_loss, 0.0)
   metrics = {
     'policy_loss': token_loss,
     'entropy': entropy,
@@ -120,6 +127,15 @@ def policy_and_value(
   first, metrics = policy_loss(batch, logprobs, entropy)
   second, more = value_loss(batch, values)
   return first + value_coef * second, metrics | more
+
+
+def _near(batch, logprobs, old_logprobs, limit):
+  """[Q G 1] completions that the policy has not moved away from."""
+  sampler = batch.sampler_logprobs
+  sampler = old_logprobs if sampler is None else sampler
+  moved = jnp.where(batch.mask, sampler - logprobs, 0.0)
+  tokens = jnp.maximum(batch.mask.sum(-1, keepdims=True), 1)
+  return moved.sum(-1, keepdims=True) / tokens <= limit
 
 
 def _gap(batch, log_ratio):

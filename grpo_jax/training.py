@@ -129,6 +129,7 @@ def policy_objective(cfg) -> Callable:
     kl_coef=a.kl_coef if a.kl_in == 'loss' else 0.0,
     entropy_coef=a.entropy_coef,
     teacher_gamma=a.teacher_gamma,
+    off_policy_limit=a.off_policy_limit,
   )
 
 

@@ -9,7 +9,7 @@ import inspect
 
 from hypothesis import Phase, settings
 
-from grpo_jax import advantages, importance, losses, programs
+from grpo_jax import advantages, importance, losses, training
 
 # The same examples in every run. Explaining a failure takes minutes here.
 some = settings(
@@ -22,9 +22,9 @@ some = settings(
 REQUIRED = dict(length=7)
 # Other settings that take other branches.
 VARIANTS = {
-  'group': [dict(std='batch'), dict(std='none'), dict(ddof=0)],
+  'group': [dict(std=x) for x in ('batch', 'raw', 'none')] + [dict(ddof=0)],
   'clip': [dict(dual_clip=1.5)],
-  'gspo': [dict(eps_low=0.2, eps_high=0.28)],
+  'gspo': [dict(eps_low=0.2, eps_high=0.28), dict(dual_clip=1.02)],
   'cispo': [dict(eps_low=0.2, eps_high=0.28)],
   'truncated': [dict(level=x) for x in ('sequence', 'geometric')],
   'rejected': [dict(level=x) for x in ('sequence', 'geometric')],
@@ -54,8 +54,8 @@ def functions(module, takes: tuple[str, ...]) -> dict:
   return found
 
 
-LOSSES = functions(losses, programs.LOSS)
-KLS = functions(losses, programs.KL)
+LOSSES = functions(losses, training.LOSS)
+KLS = functions(losses, training.KL)
 WEIGHTINGS = functions(losses, ('mask',))
 ADVANTAGES = functions(advantages, ('rewards',))
 IMPORTANCE = functions(importance, ('log_ratio', 'mask'))

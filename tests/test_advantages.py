@@ -55,7 +55,7 @@ def test_batch_std_is_of_the_centred_rewards_of_the_whole_batch(ddof):
 
 def test_an_unknown_std_is_refused_with_the_valid_ones():
   with pytest.raises(
-    ValueError, match="'row' is not one of group, batch, none"
+    ValueError, match="'row' is not one of group, batch, raw, none"
   ):
     group([[0, 1]], std='row')
 
@@ -185,3 +185,12 @@ def test_max_rl_gives_zero_where_no_answer_is_right_or_rewards_are_negative():
 def test_no_signal_is_exactly_zero_in_every_group_estimator(name):
   assert not run(name, [[0.1] * 16, [NAN] * 16]).any()
   assert not run(name, [[5.0], [7.0]]).any()
+
+
+def test_the_raw_std_is_of_the_batchs_rewards_as_they_are():
+  rewards = jnp.array([[1.0, 0.0], [3.0, 3.0], [5.0, float('nan')]])
+  got = advantages.group(rewards, std='raw', ddof=1, eps=0.0)
+  spread = np.std([1, 0, 3, 3, 5], ddof=1)
+  np.testing.assert_allclose(
+    got, [[0.5 / spread, -0.5 / spread], [0, 0], [0, 0]], rtol=1e-6
+  )

@@ -24,7 +24,7 @@ def test_pick_binds_the_arguments_of_the_config():
     (
       losses, dict(name='clipp'), LOSS,
       r"losses has no 'clipp' \(did you mean 'clip'\?\); there are: cispo, "
-      r'clip, gspo, reinforce, sapo, vespo$',
+      r'clip, gmpo, gspo, reinforce, sapo, vespo$',
     ),
     (
       losses, dict(name='tokens'), ('mask',),

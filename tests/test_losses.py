@@ -131,6 +131,43 @@ def test_gspo_gives_every_token_the_ratio_of_its_completion():
   assert clipped.tolist() == [True, True, True, False]
 
 
+def test_gmpo_is_the_geometric_mean_of_clipped_ratios():
+  # log rho 0.6, -0.2 and 1.0 (masked); held at 0.4 where that is worse.
+  old = jnp.full((1, 2, 3), -2.0)
+  new = old + jnp.array([[[0.6, -0.2, 1.0]] * 2])
+  mask = jnp.array([[[True, True, False]] * 2])
+  advantages = jnp.array([[[1.0], [-1.0]]])
+  loss, clipped = losses.gmpo(new, old, advantages, mask)
+  np.testing.assert_allclose(loss[0, 0, :2], -np.exp(0.1), rtol=1e-6)
+  # A bad answer's ratio is not held from above: (0.6 - 0.2) / 2.
+  np.testing.assert_allclose(loss[0, 1, :2], np.exp(0.2), rtol=1e-6)
+  assert clipped.tolist() == [[[True, False, False], [False] * 3]]
+
+  def total(x):
+    loss, _ = losses.gmpo(x, old, advantages, mask)
+    return jnp.where(mask, loss, 0).sum()
+
+  # The clipped token has no gradient; the other has the whole ratio's.
+  grads = jax.grad(total)(new)
+  np.testing.assert_allclose(
+    grads[0], [[0, -np.exp(0.1), 0], [np.exp(0.2), np.exp(0.2), 0]], rtol=1e-6
+  )
+
+
+def test_gspos_dual_clip_bounds_the_loss_of_a_bad_answer():
+  old = jnp.full((1, 1, 2), -2.0)
+  new = old + jnp.log(jnp.array([[[4.0, 9.0]]]))  # s = 6
+  advantages = jnp.array([[[-2.0]]])
+  settings = dict(eps_low=0.2, eps_high=0.2)
+  free, _ = losses.gspo(new, old, advantages, old < 0, **settings)
+  np.testing.assert_allclose(free, 12.0, rtol=1e-5)
+  held, flag = losses.gspo(
+    new, old, advantages, old < 0, dual_clip=3.0, **settings
+  )
+  np.testing.assert_allclose(held, 6.0, rtol=1e-5)
+  assert flag.all()
+
+
 def test_cispo_bounds_the_weight_and_keeps_every_gradient():
   ratio = np.exp([0.1, -0.2, 0.4, 0.3])
   advantage = np.array([2, 2, 2, -1])

@@ -84,6 +84,22 @@ def test_the_entropy_bonus_is_paid_where_the_loss_counts():
   np.testing.assert_allclose(loss[0, 1], [-0.3, -0.4, -0.5], rtol=1e-6)
 
 
+def test_a_bad_completion_that_the_policy_has_left_is_not_pushed_further():
+  # Mean log old / new over counted tokens: 0.11 and 1.77.
+  b = batch(advantages=[-1.0, -1.0], old_logprobs=OLD)
+  wanted, _ = policy()(b, LOGPROBS, 0 * LOGPROBS)
+  loss, _ = policy(off_policy_limit=1.7)(b, LOGPROBS, 0 * LOGPROBS)
+  np.testing.assert_array_equal(loss[0, 0], wanted[0, 0])
+  np.testing.assert_array_equal(loss[0, 1], 0)
+  loss, _ = policy(off_policy_limit=1.8)(b, LOGPROBS, 0 * LOGPROBS)
+  np.testing.assert_array_equal(loss, wanted)
+  # One of positive advantage is always learned from.
+  b = batch(advantages=[1.0, 1.0], old_logprobs=OLD)
+  wanted, _ = policy()(b, LOGPROBS, 0 * LOGPROBS)
+  loss, _ = policy(off_policy_limit=0.0)(b, LOGPROBS, 0 * LOGPROBS)
+  np.testing.assert_array_equal(loss, wanted)
+
+
 def test_factors_scale_the_loss_and_not_the_kl():
   b = batch(
     advantages=[1.0, 1.0], old_logprobs=LOGPROBS[0],
