@@ -4,7 +4,39 @@ A field that selects a function is a dict with the function's name and its
 arguments, as in `dict(name='clip', eps_high=0.28)`.
 """
 
+import importlib
+
 from ml_collections import ConfigDict
+
+
+def start(experiment: str = '') -> ConfigDict:
+  """What an algorithm's config starts from.
+
+  Args:
+    experiment: the config in this folder to run the algorithm on, or a module
+      ('tests.tiny'); '' for `get_config`.
+  """
+  if not experiment:
+    return get_config()
+  name = experiment if '.' in experiment else f'configs.{experiment}'
+  try:
+    module = importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    raise ValueError(f'no experiment {experiment!r}: {error}') from None
+  return module.get_config()
+
+
+def assign(section: ConfigDict, **fields) -> None:
+  """Sets fields whole: `update` would keep arguments of another function."""
+  for name, value in fields.items():
+    section[name] = value
+
+
+def minibatches(c: ConfigDict, count: int) -> None:
+  """Sets the updates of a rollout; microbatches are of what is left of it."""
+  before = c.updates.minibatches * c.updates.microbatches
+  c.updates.minibatches = count
+  c.updates.microbatches = max(1, before // count)
 
 
 def get_config() -> ConfigDict:
