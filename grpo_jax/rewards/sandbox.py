@@ -76,7 +76,9 @@ class Limits:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if not value > 0 or (field.name != 'wall_seconds' and value != int(value)):
+      if not value > 0 or (
+        field.name != 'wall_seconds' and value != int(value)
+      ):
         raise ValueError(f'{field.name}={value} must be positive and whole')
 
 
@@ -86,8 +88,7 @@ class Result:
 
   Attributes:
     outcome: 'passed' or 'failed' of a test; 'exited N' without one (-N: by a
-      signal); 'died' before its test ended; 'time', 'output', 'memory' or
-      'disk': over that limit.
+      signal); 'time', 'output', 'memory' or 'disk': over that limit.
     output: what it wrote to stdout.
     errors: the last of what it wrote to stderr.
   """
@@ -158,10 +159,11 @@ def check(
   return _supervise(source, '', trusted, limits, sandbox)
 
 
-
 def probe(sandbox: Sandbox) -> Result:
   """Sets a program's process up as `run` does; its output names the layers."""
-  return _supervise('', '', None, Limits(wall_seconds=60.0), sandbox, probe=True)
+  return _supervise(
+    '', '', None, Limits(wall_seconds=60.0), sandbox, probe=True
+  )
 
 
 def _supervise(source, stdin, test, limits, sandbox, *, probe=False) -> Result:
@@ -170,18 +172,24 @@ def _supervise(source, stdin, test, limits, sandbox, *, probe=False) -> Result:
     if sandbox.mode == 'rlimits':
       folder = tempfile.mkdtemp(prefix='grpo_jax_')
       stack.callback(processes.clear, folder)
-    settings = _settings(sandbox, limits, folder)
-    settings |= {'probe': probe, 'entry_point': test and test['entry_point']}
-    request = [marshal.dumps(settings), _encoded(source), _encoded(stdin)]
-    if test:
-      request.append(marshal.dumps(test))
-    return _ask(
-      b''.join(values.message(part) for part in request), limits.wall_seconds
+    request = _request(
+      source, stdin, test, limits, sandbox, folder, probe=probe
     )
+    return _ask(request, limits.wall_seconds)
 
 
-def _ask(request: bytes, wall: float) -> Result:
-  process = subprocess.Popen(
+def _request(
+  source, stdin, test, limits, sandbox, folder, *, probe=False
+) -> bytes:
+  settings = _settings(sandbox, limits, folder)
+  settings |= {'probe': probe, 'entry_point': test and test['entry_point']}
+  parts = [marshal.dumps(settings), _encoded(source), _encoded(stdin)]
+  parts += [marshal.dumps(test)] if test else []
+  return b''.join(values.message(part) for part in parts)
+
+
+def _start() -> subprocess.Popen:
+  return subprocess.Popen(
     _command(sys.executable, _JAIL, 'supervise'),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -190,6 +198,10 @@ def _ask(request: bytes, wall: float) -> Result:
     env=_environment(),
     start_new_session=True,  # Ctrl-C is for the grader
   )
+
+
+def _ask(request: bytes, wall: float) -> Result:
+  process = _start()
   try:
     answer, said = process.communicate(request, timeout=wall + _GRACE)
     return Result(*_parts(answer))

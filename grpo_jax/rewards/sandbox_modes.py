@@ -82,7 +82,9 @@ def _told(sandbox: Sandbox, why: str = '') -> Sandbox:
 
 def _what_works() -> tuple[tuple[str, ...], tuple[int, ...]]:
   """The layers, each tried alone, and the user ids to give away."""
-  layers = [x for x in _LAYERS if not _problem(Sandbox('rlimits', '', (x,), ()))]
+  layers = [
+    x for x in _LAYERS if not _problem(Sandbox('rlimits', '', (x,), ()))
+  ]
   users = ()
   if os.geteuid() == 0:
     for users in _USERS:

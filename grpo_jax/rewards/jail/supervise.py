@@ -6,7 +6,7 @@ holds it. When nothing of the program is left, it writes two messages to 1: the
 outcome and the program's output.
 
 outcomes  passed, failed (of a test); exited N (by itself, or -N by a signal);
-          died, time, output, memory, disk (over a limit); abandoned
+          time, output, memory, disk (over that limit); abandoned
 """
 
 import contextlib
@@ -200,7 +200,7 @@ class _Watch:
     # It ends when its test lets go of it, which is after the verdict.
     if select.select([self.verdict], [], [], 0)[0]:
       return self._verdict()
-    return 'died'
+    return 'failed'
 
   def _over(self) -> str:
     """The limit that all its processes together have crossed, or ''."""
