@@ -67,14 +67,21 @@ _TRIES = {
     resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0)); won()""",
   'slows its parent down': """
     os.setpriority(os.PRIO_PROCESS, os.getppid(), 19); won()""",
-  'kills its parent': "os.kill(os.getppid(), signal.SIGKILL); won()",
-  'stops its parent': "os.kill(os.getppid(), signal.SIGSTOP); won()",
+  'kills its parent': "os.kill(os.getppid(), signal.SIGKILL)",
+  'stops its parent': "os.kill(os.getppid(), signal.SIGSTOP)",
   'has the kernel signal its parent': """
     import fcntl
     r, w = os.pipe()
     fcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 10, 9)
     fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    os.write(w, b'x'); time.sleep(0.1)""",
+    os.write(w, b'x'); time.sleep(0.1); won()""",
+  'has the kernel signal its parent by a socket': """
+    import fcntl, struct
+    a, b = socket.socketpair()
+    fcntl.ioctl(a, 0x8901, struct.pack('i', os.getppid()))
+    fcntl.fcntl(a, 10, 9)
+    fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    b.send(b'x'); time.sleep(0.1); won()""",
   'connects to the grader': """
     socket.create_connection(('127.0.0.1', @PORT@), timeout=1); won()""",
   'opens a socket of local daemons': """
@@ -221,6 +228,27 @@ while True:
   'fills its folder with empty files': (
     'failed|disk',
     'n = 0\nwhile True:\n  open(str(n), "w").close()\n  n += 1',
+  ),
+  'fills the disk with files that have no name': (
+    'failed|disk',
+    """
+import os, time
+files = []
+for n in range(40):
+  files.append(open('x', 'wb'))
+  os.unlink('x')
+  files[-1].write(bytes(1 << 19))
+  files[-1].flush()
+time.sleep(1000)""",
+  ),
+  'asks its parent to have more children': (
+    'failed|time',
+    """
+import ctypes, os, time
+for _ in range(40):  # CLONE_PARENT
+  if ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0:
+    time.sleep(1000)
+def double(x): pass""",
   ),
   'leaves a detached process': (
     'failed',
@@ -369,6 +397,27 @@ def _try(body: str) -> str:
   body = textwrap.indent(textwrap.dedent(body).strip('\n'), '  ')
   return _BREACH.format(body=body)
 
+
+# What only this layer prevents where there is no bubblewrap.
+NEEDS = {
+  'landlock': [
+    'reads a file of the grader',
+    'reads a file through a link',
+    'writes outside',
+    'writes where anyone may',
+    'removes a file outside',
+  ],
+  'seccomp': [
+    'opens a socket of local daemons',
+    'opens a netlink socket',
+    'makes namespaces',
+    'leaves shared memory',
+    'leaves a file in memory',
+    'opens an io_uring',
+    'has the kernel signal its parent',
+    'has the kernel signal its parent by a socket',
+  ],
+}
 
 ATTACKS = {name: ('failed', _try(c)) for name, c in _TRIES.items()}
 ATTACKS |= _OTHERS

@@ -1,7 +1,7 @@
 """Rewards: what a completion is worth.
 
-`code`, `correct`, `number`, `format`, `math_verify`, `random` and `constant` are
-factories `name(*, task, ...) -> reward`, chosen by a config through their
+`code`, `correct`, `number`, `format`, `math_verify`, `random` and `constant`
+are factories `name(*, task, ...) -> reward`, chosen by a config through their
 names; a reward is `(completion, example) -> float` and total. `grade` applies
 them to a step's completions, `combine` makes one reward of several, `faults`
 counts what went wrong meanwhile.

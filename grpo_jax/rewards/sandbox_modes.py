@@ -14,7 +14,7 @@ MODES = ('auto', 'bubblewrap', 'rlimits')
 _LAYERS = ('landlock', 'seccomp', 'network namespace')
 # (first, how many pairs) of ids: above all that is commonly given away, or,
 # in a container that has but 65536, among those.
-_USERS = ((0x7A000000, 1 << 22), (20_000, 20_000))
+_USERS = ((0x7A000000, 1 << 22), (40_000, 10_000))
 
 
 @functools.cache
@@ -49,6 +49,8 @@ def active(mode: str = 'auto') -> Sandbox:
 def not_prevented(sandbox: Sandbox) -> list[str]:
   """What programs could do outside."""
   layers, found = sandbox.layers, []
+  if 'user' not in layers and os.geteuid() == 0:
+    found.append('starting any number of processes, as root may')
   if sandbox.mode == 'bubblewrap':
     return found
   if 'seccomp' not in layers and 'network namespace' not in layers:
@@ -57,12 +59,10 @@ def not_prevented(sandbox: Sandbox) -> list[str]:
     found.append(
       'reading what all users may read and writing where all may, as in /tmp'
       if 'user' in layers
-      else "reading and writing this user's files"
+      else "reading and writing this user's files, and memory of its processes"
     )
   if 'user' not in layers and 'seccomp' not in layers:
     found.append("ending this user's processes")
-  if 'user' not in layers and os.geteuid() == 0:
-    found.append('starting any number of processes')
   return found
 
 

@@ -8,8 +8,6 @@ verdict; all it can do is return values, die, or take too long.
 
 import builtins
 import os
-import random
-import sys
 
 import confine
 import values
@@ -68,7 +66,8 @@ def main(
     longest = settings.pop('longest')
     confine.enter(**settings)
     os.environ.clear()
-    random.seed(0)  # a reward is a function of the completion
+    # Imported here: the program has started meanwhile.
+    __import__('random').seed(0)  # a reward is a function of the completion
     candidate = _Candidate(requests, replies, longest=longest)
     function = candidate.call
     space = {'__name__': 'test'}
@@ -82,7 +81,6 @@ def main(
     passed = False
   finally:
     os.write(verdict, b'passed' if passed else b'failed')
-    sys.stdout = None
     os._exit(0)
 
 

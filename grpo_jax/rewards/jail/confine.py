@@ -4,11 +4,11 @@ Called by the process itself, after its descriptors are set and before it runs
 anything it was given. What holds is inherited by all its descendants.
 """
 
-import contextlib
 import ctypes
 import os
 import resource
 import struct
+import sys
 
 import landlock
 import syscalls
@@ -25,8 +25,12 @@ def supervisor():
   """Makes this process one that others cannot look into, and that orphans
   of its tree come to."""
   # The kernel, short of memory, looks here first; children inherit it.
-  with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as f:
-    f.write('1000')
+  try:
+    fd = os.open('/proc/self/oom_score_adj', os.O_WRONLY)
+    os.write(fd, b'1000')
+    os.close(fd)
+  except OSError as error:
+    sys.stderr.write(f'oom_score_adj: {error}\n')
   libc = ctypes.CDLL(None, use_errno=True)
   libc.prctl(_DUMPABLE, 0, 0, 0, 0)
   libc.prctl(_SUBREAPER, 1, 0, 0, 0)
@@ -65,7 +69,7 @@ def enter(
     OSError: one could not be.
   """
   libc = ctypes.CDLL(None, use_errno=True)
-  with contextlib.suppress(OSError):  # it leads its session already
+  if os.getsid(0) != os.getpid():
     os.setsid()
   if 'network namespace' in layers:
     _check(libc.unshare(_NEWNET | _NEWIPC) == 0, 'network namespace')
@@ -78,10 +82,14 @@ def enter(
   if folder:
     os.chdir(folder)
   _limit(cpu=cpu, memory=memory, file=file, processes=processes)
-  libc.mallopt(_ARENAS_MAX, 1)  # a thread would reserve 64 MB of its own
+  # Else glibc reserves 64 MB for each thread.
+  getattr(libc, 'mallopt', lambda *_: 0)(_ARENAS_MAX, 1)
   if 'user' in layers:
     _become(libc, uid, read_past=read_past)
   libc.prctl(_PDEATHSIG, 9, 0, 0, 0)
+  if folder:
+    # A supervisor without privileges, too, is to see its open files.
+    libc.prctl(_DUMPABLE, 1, 0, 0, 0)
   _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, 'no_new_privs')
   if ruleset >= 0:
     _check(landlock.restrict(libc, ruleset), 'landlock')
@@ -97,7 +105,8 @@ def _limit(*, cpu: int, memory: int, file: int, processes: int):
     resource.RLIMIT_FSIZE: file,
     resource.RLIMIT_NPROC: processes,
     resource.RLIMIT_NOFILE: _OPEN_FILES,
-    resource.RLIMIT_CORE: 0,
+    # Not 0, which does not keep a kernel from piping the core to a program.
+    resource.RLIMIT_CORE: 1,
     resource.RLIMIT_MEMLOCK: 0,
     resource.RLIMIT_MSGQUEUE: 0,
   }

@@ -1,12 +1,11 @@
 """What a program leaves: its processes and files, their size and their end."""
 
-import contextlib
 import os
 import time
 
 _KILL, _STOP = 9, 19
 _PAGE = os.sysconf('SC_PAGE_SIZE')
-_MOST_FILES = 10_000
+_MOST_FILES, _DEEPEST = 1000, 50
 _DYING = 0.01  # seconds from a signal to a death, as a rule
 
 
@@ -32,10 +31,13 @@ def tasks_of_user(uid: int) -> int:
   """Processes and threads of a user, as RLIMIT_NPROC counts them."""
   count = 0
   for name in os.listdir('/proc'):
-    with contextlib.suppress(OSError):
-      if name.isdigit() and os.stat(f'/proc/{name}').st_uid == uid:
-        stat = _stat(name)
-        count += int(stat[17]) if stat else 0
+    if name.isdigit():
+      try:
+        owner = os.stat(f'/proc/{name}').st_uid
+      except OSError:
+        continue  # gone
+      stat = _stat(name) if owner == uid else []
+      count += int(stat[17]) if stat else 0
   return count
 
 
@@ -76,26 +78,58 @@ def kill_tree(root: int):
     _signal(pid, _KILL)
 
 
-def disk(folder: str, *, most: int) -> bool:
-  """Whether a folder holds more than `most` bytes, or too many files."""
+def disk(folder: str, pids, *, most: int) -> bool:
+  """Whether a folder holds more than `most` bytes, or is a maze.
+
+  Args:
+    folder: to look into.
+    pids: processes whose open files count also where they were removed.
+    most: bytes.
+  """
   size = count = 0
-  todo = [folder]
+  todo = [(folder, 0)]
   try:
     while todo:
-      with os.scandir(todo.pop()) as entries:
+      path, depth = todo.pop()
+      with os.scandir(path) as entries:
         for entry in entries:
-          stat = entry.stat(follow_symlinks=False)
-          size += stat.st_blocks * 512
+          size += entry.stat(follow_symlinks=False).st_blocks * 512
           count += 1
           if entry.is_dir(follow_symlinks=False):
-            todo.append(entry.path)
-          if size > most or count > _MOST_FILES:
+            todo.append((entry.path, depth + 1))
+          if size > most or count > _MOST_FILES or depth > _DEEPEST:
             return True
+    return size + _removed(pids, os.stat(folder)) > most
   except FileNotFoundError:
     return False  # removed while we looked
   except OSError:
-    return True  # too deep to look into, or closed to us
-  return False
+    return True  # closed to us
+
+
+def _removed(pids, folder) -> int:
+  """Bytes of files without a name that processes hold open.
+
+  Args:
+    pids: the processes.
+    folder: os.stat of the folder they work in, which they own.
+  """
+  sizes, mine = {}, (os.getegid(), os.geteuid())
+  # Root without its capabilities is let in as their owner only.
+  os.setegid(folder.st_gid)
+  os.seteuid(folder.st_uid)
+  try:
+    for pid in pids:
+      try:
+        for fd in os.listdir(f'/proc/{pid}/fd'):
+          stat = os.stat(f'/proc/{pid}/fd/{fd}')
+          if stat.st_dev == folder.st_dev and not stat.st_nlink:
+            sizes[stat.st_ino] = stat.st_blocks * 512
+      except OSError:
+        continue  # it is gone, or another's
+  finally:
+    os.seteuid(mine[1])
+    os.setegid(mine[0])
+  return sum(sizes.values())
 
 
 def too_many_files(pid: int, folder: str) -> bool:
@@ -110,47 +144,61 @@ def too_many_files(pid: int, folder: str) -> bool:
 
 
 def clear(folder: str):
-  """Removes a folder, whatever a program has left in it.
+  """Removes a folder, whatever a program that is gone has left in it.
 
-  Links are not followed. Folders are emptied by moving their folders up, so
-  that none is too deep, and opened to their owner first.
+  Links are not followed, folders are opened to their owner first, and no path
+  is used, as it may be too long: one descriptor walks down and, by '..', up.
   """
-  with contextlib.suppress(FileNotFoundError):
-    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-      while names := os.listdir(top):
-        for name in names:
-          if not _unlink(name, top):
-            _flatten(name, top)
-    finally:
-      os.close(top)
-    os.rmdir(folder)
-
-
-def _flatten(name: str, top: int):
-  """Removes a folder of `top`; its folders go to `top` under new names."""
-  os.chmod(name, 0o700, dir_fd=top)
-  below = os.open(
-    name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top
-  )
+  if os.path.islink(folder):
+    os.unlink(folder)
+  if not os.path.lexists(folder):
+    return
+  here = _enter(folder, None)
   try:
-    for entry in os.listdir(below):
-      if not _unlink(entry, below):
-        os.chmod(entry, 0o700, dir_fd=below)
-        new = os.urandom(16).hex()
-        os.rename(entry, new, src_dir_fd=below, dst_dir_fd=top)
+    above, names, inner = [], [], _empty(here)
+    while True:
+      if inner:
+        name = inner.pop()
+        here = _enter(name, here)
+        above.append(inner)
+        names.append(name)
+        inner = _empty(here)
+      elif names:
+        here = _enter('..', here)
+        os.rmdir(names.pop(), dir_fd=here)
+        inner = above.pop()
+      else:
+        break
   finally:
-    os.close(below)
-  os.rmdir(name, dir_fd=top)
+    os.close(here)
+  os.rmdir(folder)
 
 
-def _unlink(name: str, folder: int) -> bool:
-  """False for a folder."""
+def _enter(name: str, here: int | None) -> int:
+  """Opens a folder of `here` and closes `here`."""
+  flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
   try:
-    os.unlink(name, dir_fd=folder)
-  except (IsADirectoryError, PermissionError):
-    return False
-  return True
+    below = os.open(name, flags, dir_fd=here)
+  except PermissionError:
+    os.chmod(name, 0o700, dir_fd=here)
+    below = os.open(name, flags, dir_fd=here)
+  os.fchmod(below, 0o700)  # to remove what is inside
+  if here is not None:
+    os.close(here)
+  return below
+
+
+def _empty(folder: int) -> list[str]:
+  """Removes all but the folders in a folder; their names."""
+  inner = []
+  with os.scandir(folder) as entries:
+    found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+  for name, is_folder in found:
+    if is_folder:
+      inner.append(name)
+    else:
+      os.unlink(name, dir_fd=folder)
+  return inner
 
 
 def _stat(pid: str) -> list[bytes]:
@@ -184,5 +232,7 @@ def _kill_user(uid: int):
 
 
 def _signal(pid: int, number: int):
-  with contextlib.suppress(OSError):
+  try:
     os.kill(pid, number)
+  except OSError:
+    return  # gone

@@ -9,13 +9,12 @@ outcomes  passed, failed (of a test); exited N (by itself, or -N by a signal);
           time, output, memory, disk (over that limit); abandoned
 """
 
-import contextlib
 import fcntl
 import marshal
 import os
 import select
+import sys
 import time
-import traceback
 
 import checker
 import confine
@@ -52,10 +51,10 @@ def main(folder: str):
     if settings['confine']['folder']:
       processes.clear(settings['confine']['folder'])
   outcome = watch.rest(outcome)
-  with contextlib.suppress(OSError):  # nobody waits for it any more
-    values.send(1, outcome.encode())
-    values.send(1, bytes(watch.output))
-    values.send(1, bytes(watch.errors[-_ERRORS_KEPT:]))
+  if outcome == 'abandoned':
+    return
+  for part in (outcome.encode(), watch.output, watch.errors[-_ERRORS_KEPT:]):
+    values.send(1, bytes(part))
 
 
 def _users(settings: dict) -> list[int]:
@@ -64,7 +63,10 @@ def _users(settings: dict) -> list[int]:
   if settings['users']:
     first, count = settings['users']
     # This process's id is its own, so these are too.
-    confined['uid'] = first + 2 * (os.getpid() % count)
+    pair = os.getpid() % count
+    while first < 1 << 16 and processes.tasks_of_user(first + 2 * pair):
+      pair = (pair + 1) % count  # somebody's, as such small ids may be
+    confined['uid'] = first + 2 * pair
     checked['uid'] = confined['uid'] + 1
     if confined['folder']:
       os.chown(confined['folder'], confined['uid'], confined['uid'])
@@ -84,15 +86,16 @@ def _start_program(watch, settings, source, stdin, folder):
   head = values.message(marshal.dumps(own)) + values.message(source)
   fds = [_file(stdin), out[1], err[1], _file(head)]
   fds += [requests[0], replies[1]] if watch.tested else []
-  pid = os.fork()
-  if pid == 0:
-    with _child(fds):
-      if settings['command']:
-        os.execve(settings['command'][0], settings['command'], settings['env'])
-      untrusted.main(folder)
+  command = settings['command']
+
+  def work():
+    if command:
+      os.execve(command[0], command, settings['env'])
+    untrusted.main(folder)
+
+  watch.pids.append(_fork(fds, work))
   for fd in fds:
     os.close(fd)
-  watch.pids.append(pid)
   watch.outputs = (out[0], err[0])
   watch.channel = (requests[1], replies[0]) if watch.tested else ()
 
@@ -101,27 +104,31 @@ def _start_test(watch, settings):
   test = marshal.loads(values.receive(0, longest=_LONGEST))
   verdict = os.pipe()
   null = os.open(os.devnull, os.O_RDWR)
-  pid = os.fork()
-  if pid == 0:
-    with _child([null, null, null, *watch.channel, verdict[1]]):
-      checker.main(test, settings['checker'], requests=3, replies=4, verdict=5)
-  for fd in (*watch.channel, verdict[1]):
+  fds = [null, null, null, *watch.channel, verdict[1]]
+
+  def work():
+    checker.main(test, settings['checker'], requests=3, replies=4, verdict=5)
+
+  watch.pids.append(_fork(fds, work))
+  for fd in fds[2:]:
     os.close(fd)
-  watch.pids.append(pid)
   watch.verdict = verdict[0]
 
 
-@contextlib.contextmanager
-def _child(fds: list[int]):
-  """A fork's whole life: with these descriptors as 0, 1 ... and no others."""
+def _fork(fds: list[int], work) -> int:
+  """The pid of a child that does `work`, with these as 0, 1 ... and no more."""
+  pid = os.fork()
+  if pid:
+    return pid
   try:
     aside = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in fds]
     for number, fd in enumerate(aside):
       os.dup2(fd, number)
     os.closerange(len(fds), os.sysconf('SC_OPEN_MAX'))
-    yield
+    work()
   except BaseException:
-    os.write(2, traceback.format_exc().encode())
+    sys.excepthook(*sys.exc_info())
+    sys.stderr.flush()
   finally:
     os._exit(70)
 
@@ -209,7 +216,7 @@ class _Watch:
       return 'memory'
     folder, most = self._settings['confine']['folder'], self._settings['disk']
     if folder:
-      full = processes.disk(folder, most=most)
+      full = processes.disk(folder, tree, most=most)
     else:
       full = any(processes.too_many_files(pid, '/work') for pid in tree)
     return 'disk' if full else ''

@@ -12,7 +12,7 @@ import struct
 
 # name: (x86_64, aarch64), None where an architecture lacks the call.
 _ALWAYS = {
-  # network, also by the sockets of local daemons; socketpair() stays
+  # network, also by the sockets of local daemons; pairs of sockets stay
   'socket': (41, 198),
   # other processes: their memory, descriptors, limits, scheduling
   'ptrace': (101, 117), 'process_vm_readv': (310, 270),
@@ -56,10 +56,14 @@ _SAME_USER = {
   'removexattrat': (466, 466), 'file_setattr': (469, 469),
 }  # fmt: skip
 _CLONE, _CLONE3 = (56, 220), 435
-_PRLIMIT, _FCNTL = (302, 261), (72, 25)
+_PRLIMIT, _FCNTL, _SOCKETPAIR = (302, 261), (72, 25), (53, 199)
+_IOCTL, _PRCTL = (16, 29), (157, 167)
 
+_AF_UNIX = 1
+_PR_SET_DUMPABLE = 4  # would hide its open files
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag of clone()
-_F_SETOWN, _F_SETOWN_EX = 8, 15  # the kernel would signal for the program
+# By these the kernel would signal others for the program.
+_F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 15, 0x8901, 0x8902
 _ARCHITECTURES = {'x86_64': 0xC000003E, 'aarch64': 0xC00000B7}
 _X32 = 0x40000000  # numbers of a second table of x86_64
 
@@ -108,24 +112,17 @@ def program(machine: str, *, same_user: bool) -> bytes | None:
       ops += _if_equal(numbers[column], _ERRNO | _EPERM)
   # Its flags are behind a pointer; without it, clone() is what libc takes.
   ops += _if_equal(_CLONE3, _ERRNO | _ENOSYS)
-  eperm = _op(_RETURN, _ERRNO | _EPERM)
+  refuse = _op(_RETURN, _ERRNO | _EPERM)
   for number, argument, tests in (
-    (_CLONE, 0, [_op(_ANY_BIT, _NEW_NAMESPACES, 0, 1), eperm]),
-    (_PRLIMIT, 0, [_op(_EQUAL, 0, 1, 0), eperm]),  # 0: itself
-    (
-      _FCNTL,
-      1,
-      [
-        *_if_equal(_F_SETOWN, _ERRNO | _EPERM),
-        *_if_equal(_F_SETOWN_EX, _ERRNO | _EPERM),
-      ],
-    ),
+    (_CLONE, 0, [_op(_ANY_BIT, _NEW_NAMESPACES, 0, 1), refuse]),
+    (_PRLIMIT, 0, [_op(_EQUAL, 0, 1, 0), refuse]),  # 0: itself
+    (_SOCKETPAIR, 0, [_op(_EQUAL, _AF_UNIX, 1, 0), refuse]),
+    (_PRCTL, 0, [_op(_EQUAL, _PR_SET_DUMPABLE, 0, 1), refuse]),
+    (_FCNTL, 1, [_op(_EQUAL, _F_SETOWN, 1), _op(_EQUAL, _F_SETOWN_EX, 0, 1)]),
+    (_IOCTL, 1, [_op(_EQUAL, _FIOSETOWN, 1), _op(_EQUAL, _SIOCSPGRP, 0, 1)]),
   ):
-    body = [
-      _op(_LOAD, 16 + 8 * argument),
-      *tests,
-      _op(_RETURN, _ALLOW),
-    ]
+    tests += [refuse] if tests[-1] != refuse else []
+    body = [_op(_LOAD, 16 + 8 * argument), *tests, _op(_RETURN, _ALLOW)]
     ops += [_op(_EQUAL, number[column], 0, len(body)), *body]
   ops.append(_op(_RETURN, _ALLOW))
   return b''.join(ops)
