@@ -62,6 +62,11 @@ def test_a_right_program_scores_1_and_a_wrong_one_0():
   assert reward_of(attacks.RIGHT, TESTED) == 0.0  # no code block
 
 
+def test_limits_may_be_whole_floats():
+  limits = {'cpu_seconds': 2.0, 'memory_mb': 256.0, 'processes': 4.0}
+  assert reward_of(fenced(attacks.RIGHT), TESTED, **limits) == 1.0
+
+
 def test_a_function_may_raise_what_its_test_asks_for():
   test = """
 def check(candidate):

@@ -229,6 +229,35 @@ def test_a_grader_that_goes_takes_its_programs_along(place, outside):
   assert state(outside) == before
 
 
+def test_the_process_of_a_program_never_held_the_test(outside):
+  source = """
+import re, sys
+hits, needle = [], ''.join(['SEC', 'RET', 'TEST']).encode()
+for line in open('/proc/self/maps'):
+  start, end, kind = re.match(r'(\\w+)-(\\w+) (...)', line).groups()
+  if kind.startswith('r') and '[v' not in line:
+    with open('/proc/self/mem', 'rb', 0) as file:
+      file.seek(int(start, 16))
+      memory = file.read(int(end, 16) - int(start, 16))
+    # The test would be found with its other half.
+    for match in re.finditer(needle, memory):
+      hits.append(memory[match.end() : match.end() + 5])
+assert hits and b'OTHER' not in hits
+def double(x): return 42
+"""
+  # Nothing that would keep it from reading all of its memory.
+  place = sandbox.Sandbox('rlimits', '', (), ())
+  result = sandbox.check(
+    source,
+    test='SECRETTESTOTHER = 42\nassert double(1) == SECRETTESTOTHER',
+    entry_point='double',
+    prefix='# SECRETTESTOTHER\n',
+    limits=sandbox.Limits(),
+    sandbox=place,
+  )
+  assert result.outcome == 'passed', result
+
+
 @pytest.mark.parametrize(
   'layer, name',
   [

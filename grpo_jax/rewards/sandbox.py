@@ -17,21 +17,31 @@ environment; an empty folder; an interpreter without site-packages; and
               Landlock for files, a network namespace, each where the kernel
               allows it
 
-and in both seccomp, which refuses sockets and what else no program needs.
+and in both seccomp, which refuses sockets and what else no program needs; to a
+program that runs as the grader's own user, signals and changes of rights too.
 `sandbox_modes.active` tries what works here and says it once, in the log, with
-what is left open.
+what is left open. Linux >= 5.3, x86_64 or aarch64 (seccomp knows no other).
 
-Threat model. The program is hostile and knows all this code and the tests.
-It may not (1) pass without its function returning what the test asks for,
-(2) reach files, network or processes outside, (3) outlive its time, or starve
-the machine meanwhile. The test runs in another process, and what comes from
-the program is read as plain data (`jail/values.py`), so there is nothing to
-tamper with. Limits of this: a kernel bug is a way out; processors and caches
-are shared, so programs can measure time; memory of all processes together is
-looked at ten times a second, and may pass its limit in between; a program
-that knows the test's expected values can return them without computing them,
-as in any test. Arguments and results must be plain data, so a test does not
-see changes that a function makes to its arguments.
+Threat model. The program is hostile and knows all this code. It may not (1)
+pass without its function returning what the test asks for, (2) reach files,
+network or processes outside, other programs included, (3) outlive its time, or
+starve the machine meanwhile. Its verdict comes from another process, which runs
+the test; what comes from the program is read as plain data (`jail/values.py`)
+with the random token of its call, so there is nothing to tamper with: no
+`assert`, exit status, file or text decides.
+
+What this does not do:
+- A bug in the kernel is a way out.
+- A program that knows the values a test expects can return them uncomputed,
+  and tests that are few can be met by luck, as ever.
+- Arguments and results must be plain data, and a test does not see a change
+  that a function makes to its arguments.
+- Memory and disk of all processes together are looked at ten times a second,
+  and may pass their limits in between; kernel memory is not counted.
+- Limits are a program's: n at a time may use n times as much. On a machine
+  that is too busy, wall time runs out for right programs too.
+- No site-packages, no /proc, /etc or /dev/shm: third-party packages and locks
+  of multiprocessing are missing.
 """
 
 import contextlib

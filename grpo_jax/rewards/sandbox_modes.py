@@ -6,8 +6,10 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 
 from grpo_jax.rewards import sandbox as sandboxes
+from grpo_jax.rewards import sandbox_settings
 from grpo_jax.rewards.sandbox import Sandbox
 
 MODES = ('auto', 'bubblewrap', 'rlimits')
@@ -55,12 +57,16 @@ def not_prevented(sandbox: Sandbox) -> list[str]:
     return found
   if 'seccomp' not in layers and 'network namespace' not in layers:
     found.append('using the network')
-  if 'landlock' not in layers:
+  if 'landlock' not in layers and 'user' not in layers:
     found.append(
-      'reading what all users may read and writing where all may, as in /tmp'
-      if 'user' in layers
-      else "reading and writing this user's files, and memory of its processes"
+      "reading and writing this user's files, and memory of its processes"
     )
+  elif 'landlock' not in layers:
+    whose = 'all users may read'
+    if sandbox_settings.closed_to_others():
+      # Or the program could not start Python.
+      whose = f'root may read, as no other user reaches {sys.executable}'
+    found.append(f'reading what {whose}; writing where all may, as in /tmp')
   if 'user' not in layers and 'seccomp' not in layers:
     found.append("ending this user's processes")
   return found

@@ -5,11 +5,11 @@ it.
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 import sys
 
-LAYERS = ('user', 'landlock', 'seccomp', 'network namespace')
 JAIL = pathlib.Path(__file__).with_name('jail')
 
 _SYSTEM = ('/usr', '/lib', '/lib64', '/lib32', '/bin', '/nix/store')
@@ -39,10 +39,11 @@ class Limits:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if not value > 0 or (
-        field.name != 'wall_seconds' and value != int(value)
-      ):
-        raise ValueError(f'{field.name}={value} must be positive and whole')
+      whole = field.name != 'wall_seconds'
+      if not 0 < value < math.inf or (whole and value != int(value)):
+        raise ValueError(
+          f'{field.name}={value} must be positive{" and whole" * whole}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Sandbox:
   Attributes:
     mode: 'bubblewrap' or 'rlimits'.
     bwrap: path of the program, or ''.
-    layers: those of `LAYERS` that work, for what runs without bubblewrap.
-    users: (first, how many) user ids to give away, or ().
+    layers: those of 'user', 'landlock', 'seccomp' and 'network namespace' that
+      work without bubblewrap, where the test always runs.
+    users: (first, how many pairs) of user ids to give away, or ().
   """
 
   mode: str
@@ -78,8 +80,8 @@ def settings(sandbox: Sandbox, limits: Limits, folder: str) -> dict:
   wrapped = sandbox.mode == 'bubblewrap'
   root = 'user' in sandbox.layers
   trusted = dict(
-    cpu=limits.cpu_seconds,
-    memory=limits.memory_mb * _MB,
+    cpu=int(limits.cpu_seconds),
+    memory=int(limits.memory_mb * _MB),
     file=0,
     processes=1,
     uid=None,
@@ -90,8 +92,8 @@ def settings(sandbox: Sandbox, limits: Limits, folder: str) -> dict:
     same_user=not root,
   )
   confine = trusted | dict(
-    file=limits.file_mb * _MB,
-    processes=limits.processes,
+    file=int(limits.file_mb * _MB),
+    processes=int(limits.processes),
     folder=folder,
     layers=list(sandbox.layers),
   )
@@ -100,12 +102,12 @@ def settings(sandbox: Sandbox, limits: Limits, folder: str) -> dict:
     confine |= {'same_user': False, 'read_past': False}
   return {
     'wall': limits.wall_seconds,
-    'memory': limits.memory_mb * _MB,
-    'output': limits.output_bytes,
-    'disk': limits.file_mb * _MB,
+    'memory': trusted['memory'],
+    'output': int(limits.output_bytes),
+    'disk': confine['file'],
     'users': sandbox.users,
     'confine': confine,
-    'checker': trusted | {'longest': limits.output_bytes},
+    'checker': trusted | {'longest': int(limits.output_bytes)},
     'command': _bubblewrap(sandbox, limits) if wrapped else [],
     'env': environment(),
   }
@@ -134,7 +136,7 @@ def _bubblewrap(sandbox: Sandbox, limits: Limits) -> list[str]:
   for name in ('null', 'zero', 'urandom', 'random'):
     command += ['--dev-bind', f'/dev/{name}', f'/dev/{name}']
   command += ['--ro-bind', str(JAIL), '/jail']
-  size = str(limits.file_mb * _MB)
+  size = str(int(limits.file_mb * _MB))
   command += ['--perms', '0777', '--size', size, '--tmpfs', '/work']
   command += ['--chdir', '/work', '--remount-ro', '/']
   return command + _command(_executable(), '/jail', 'untrusted')

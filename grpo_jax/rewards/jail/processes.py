@@ -113,23 +113,32 @@ def _removed(pids, folder) -> int:
     pids: the processes.
     folder: os.stat of the folder they work in, which they own.
   """
-  sizes, mine = {}, (os.getegid(), os.geteuid())
-  # Root without its capabilities is let in as their owner only.
-  os.setegid(folder.st_gid)
-  os.seteuid(folder.st_uid)
-  try:
-    for pid in pids:
-      try:
-        for fd in os.listdir(f'/proc/{pid}/fd'):
-          stat = os.stat(f'/proc/{pid}/fd/{fd}')
-          if stat.st_dev == folder.st_dev and not stat.st_nlink:
-            sizes[stat.st_ino] = stat.st_blocks * 512
-      except OSError:
-        continue  # it is gone, or another's
-  finally:
+  sizes: dict = {}
+  hidden = [pid for pid in pids if not _look(pid, folder.st_dev, sizes)]
+  if hidden:
+    mine = (os.getegid(), os.geteuid())
+    # Root without its capabilities is let in as their owner only.
+    os.setegid(folder.st_gid)
+    os.seteuid(folder.st_uid)
+    for pid in hidden:
+      _look(pid, folder.st_dev, sizes)
     os.seteuid(mine[1])
     os.setegid(mine[0])
   return sum(sizes.values())
+
+
+def _look(pid: int, device: int, sizes: dict) -> bool:
+  """Adds a process's nameless files of that device; False if kept out."""
+  try:
+    for fd in os.listdir(f'/proc/{pid}/fd'):
+      stat = os.stat(f'/proc/{pid}/fd/{fd}')
+      if stat.st_dev == device and not stat.st_nlink:
+        sizes[stat.st_ino] = stat.st_blocks * 512
+  except PermissionError:
+    return False
+  except OSError:
+    return True  # it is gone
+  return True
 
 
 def too_many_files(pid: int, folder: str) -> bool:
