@@ -63,9 +63,7 @@ class Evaluation:
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     questions.need_answers(self.questions.task)
-    # Strict is what training pays for.
-    found = [r.extract for r in cfg.rewards.values() if 'extract' in r]
-    self.extract = text.extractor(found[0] if found else 'tags')
+    self.extract = text.extractor(_paid_for(cfg.rewards))
     self.count = min(e.prompts, len(self.questions.task))
     largest = max((*e.ks, *e.votes), default=1)
     if min(e.ks, default=1) < 1:
@@ -186,6 +184,16 @@ def summarise(
     ],
   }
   return result
+
+
+def _paid_for(rewards) -> str:
+  """The extractor of the first reward that has one: strict as training is."""
+  for reward in rewards.values():
+    if reward.get('name') == 'code':
+      return 'program'
+    if 'extract' in reward:
+      return reward.extract
+  return 'tags'
 
 
 def _canonical(answer: str) -> str:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from grpo_jax import rewards, tasks
-from grpo_jax.rewards import code_execution
+from grpo_jax.rewards import code_execution, text
 from tests import attacks
 
 TESTED = {'test': attacks.TEST, 'entry_point': 'double'}
@@ -42,7 +42,7 @@ def fenced(source):
   ],
 )
 def test_the_program_is_in_the_answer_or_the_last_fence(completion, program):
-  assert code_execution.program(completion) == program
+  assert text.program(completion) == program
 
 
 def test_a_program_follows_its_prefix_or_continues_it():

@@ -59,7 +59,7 @@ def code(
     file_mb=file_mb,
   )
   judge = grader(mode=mode, partial=partial, limits=limits)
-  return lambda completion, example: judge(program(completion), example)
+  return lambda completion, example: judge(text.program(completion), example)
 
 
 def grader(
@@ -81,25 +81,6 @@ def grader(
       return 0.0
 
   return judge
-
-
-def program(completion: str) -> str:
-  """The program of a completion, '' without one.
-
-  What its one answer pair holds, or else the completion itself; of that, the
-  last fenced block, or for an answer without fences, all of it.
-  """
-  answer = text.tags(completion)
-  if answer:
-    return of_answer(answer)
-  blocks = _fenced(completion)
-  return blocks[-1] if blocks else ''
-
-
-def of_answer(answer: str) -> str:
-  """The program of an answer: its last fenced block, or all of it."""
-  blocks = _fenced(answer)
-  return blocks[-1] if blocks else answer
 
 
 def joined(prefix: str, source: str, entry_point: str) -> str:
@@ -164,25 +145,6 @@ def _tests(example) -> dict:
     'reward code: an example has no tests; its data must hold test and '
     f'entry_point, or as many inputs as outputs, and hold {sorted(data)}'
   )
-
-
-def _fenced(completion: str) -> list[str]:
-  """The fenced code blocks that close, in order."""
-  blocks, block, fence = [], [], ''
-  for line in completion.split('\n'):
-    bare = line.strip()
-    if fence:
-      # A block ends with at least as many marks, and nothing after them.
-      if bare.startswith(fence) and not bare.strip(fence[0]):
-        blocks.append('\n'.join(block))
-        fence = ''
-      else:
-        block.append(line)
-    else:
-      marks = re.match(r'`{3,}(?=[^`]*$)|~{3,}', bare)
-      if marks:
-        block, fence = [], marks.group()
-  return blocks
 
 
 def _lines(output: str) -> list[str]:

@@ -85,11 +85,31 @@ def lenient(text: str) -> str:
   return _bare_number(found)
 
 
+def program(completion: str) -> str:
+  """The program of a completion, '' without one.
+
+  What its one answer pair holds, or else the completion itself; of that, the
+  last fenced block, or for an answer without fences, all of it.
+  """
+  answer = tags(completion)
+  if answer:
+    return code_of(answer)
+  blocks = _fenced(completion)
+  return blocks[-1] if blocks else ''
+
+
+def code_of(answer: str) -> str:
+  """The program of an answer: its last fenced block, or all of it."""
+  blocks = _fenced(answer)
+  return blocks[-1] if blocks else answer
+
+
 EXTRACTORS = {
   'tags': tags,
   'boxed': boxed,
   'last_number': last_number,
   'lenient': lenient,
+  'program': program,
 }
 
 
@@ -215,3 +235,22 @@ def _bare_number(answer: str) -> str:
 
 def _ascii_minus(text: str) -> str:
   return text.replace('\N{MINUS SIGN}', '-')
+
+
+def _fenced(completion: str) -> list[str]:
+  """The fenced code blocks that close, in order."""
+  blocks, block, fence = [], [], ''
+  for line in completion.split('\n'):
+    bare = line.strip()
+    if fence:
+      # A block ends with at least as many marks, and nothing after them.
+      if bare.startswith(fence) and not bare.strip(fence[0]):
+        blocks.append('\n'.join(block))
+        fence = ''
+      else:
+        block.append(line)
+    else:
+      marks = re.match(r'`{3,}(?=[^`]*$)|~{3,}', bare)
+      if marks:
+        block, fence = [], marks.group()
+  return blocks

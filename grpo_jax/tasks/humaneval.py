@@ -12,7 +12,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from grpo_jax.rewards import code_execution, sandbox
+from grpo_jax.rewards import code_execution, sandbox, text
 from grpo_jax.tasks import common, prepared
 
 _FILES = ('HumanEval.jsonl.gz', 'HumanEval.jsonl')
@@ -104,7 +104,7 @@ def humaneval(
     )
 
   def check(answer, example):
-    return grader()(code_execution.of_answer(answer), example) == 1.0
+    return grader()(text.code_of(answer), example) == 1.0
 
   source = folder if folder else 'humaneval'
   return common.Task(len(examples), examples.__getitem__, check, source=source)
