@@ -30,6 +30,7 @@ setup(
     'orbax-checkpoint>=0.12',
     'py3langid>=0.4',
     'safetensors>=0.6',
+    'scipy>=1.13',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.9',
     'tokenizers>=0.22',

@@ -15,7 +15,7 @@ LAYERS = {
   1: [
     'sharding', 'models.params', 'layout', 'advantages', 'importance', 'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
-    'measures', 'checkpoint_items',
+    'measures', 'scaling_law', 'checkpoint_items',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'metrics', 'checkpoints',
