@@ -25,12 +25,17 @@ class Learner:
   """The policy's trainer, and the critic's programs if there is one.
 
   With a body of its own the critic has updates of its own; with the policy's
-  body (`update_critic` is None) it is part of the policy's.
+  body (`critic` is None) it is part of the policy's.
   """
 
   policy: Trainer
+  critic: Trainer | None = None
   values: Callable[[TrainState, Batch], Array] | None = None
-  update_critic: Callable[[TrainState, Batch], tuple] | None = None
+
+  def update_critic(self, state: TrainState, batch: Batch):
+    """The critic's update of the whole state, where it has one."""
+    found, metrics = self.critic.update(state.critic, batch)
+    return state.replace(critic=found), metrics
 
 
 def learner(policy: Policy, cfg) -> Learner:
@@ -84,10 +89,6 @@ def _apart(policy: Policy, cfg) -> Learner:
     found, metrics = actor.update(state.replace(critic=None), batch)
     return found.replace(critic=state.critic), metrics
 
-  def update_critic(state, batch):
-    found, metrics = critic.update(state.critic, batch)
-    return state.replace(critic=found), metrics
-
   def reset_reference(state):
     found = actor.reset_reference(state.replace(critic=None))
     return found.replace(critic=state.critic)
@@ -100,8 +101,8 @@ def _apart(policy: Policy, cfg) -> Learner:
       update=update_policy,
       reset_reference=reset_reference,
     ),
+    critic=critic,
     values=lambda state, batch: values(state.critic.params, batch)[0],
-    update_critic=update_critic,
   )
 
 

@@ -155,7 +155,7 @@ class Stages:
         state, metrics = update(state, part)
         updates.setdefault(name, []).append(metrics)
 
-    if self.learner.update_critic is not None:
+    if self.learner.critic is not None:
       passes(self.learner.update_critic, 'critic/', cfg.critic)
     learned = step + 1 - training.critic_warmup(cfg)
     if learned > 0:
