@@ -28,6 +28,9 @@ def get_config(experiment: str = ''):
     kl_coef=0.001,
     kl_in='reward',
   )
+  # Minibatches of the critic are split into as many microbatches as those of
+  # the policy.
+  c.updates.microbatches = max(1, c.updates.microbatches // 4)
   c.critic.update(
     learning_rate=2 * c.optimizer.learning_rate, minibatches=4, warmup_steps=5
   )
@@ -35,6 +38,5 @@ def get_config(experiment: str = ''):
     c.prompts_per_step = 128
     c.optimizer.learning_rate = 1e-6
     c.critic.learning_rate = 5e-6
-    c.critic.minibatches = 4
     c.sample.update(max_prompt_length=1024, max_completion_length=8192)
   return c
