@@ -1,6 +1,6 @@
 """GRPO on SmolLM2-135M-Instruct and a reasoning-gym task it half knows.
 
-  --config=configs/smollm2_reasoning.py:number_filtering
+  --config=configs/smollm2_reasoning.py:chain_sum
 
 The part after the colon is one of `TASKS`.
 """
@@ -10,7 +10,7 @@ from configs import smollm2
 # Generator, its settings, and worked examples for the prompt.
 TASKS = {
   'chain_sum': (
-    dict(dataset='chain_sum', min_terms=2, max_terms=2, min_digits=1,
+    dict(dataset='chain_sum', min_terms=2, max_terms=3, min_digits=1,
          max_digits=1),
     (
       ('State the final answer to the following arithmetic problem: 4 + 3 =',
@@ -85,13 +85,12 @@ SAMPLE = {
 }
 
 
-def get_config(task: str = 'number_filtering'):
+def get_config(task: str = 'chain_sum'):
   if task not in TASKS:
     raise ValueError(f'no task {task!r} here; there are {", ".join(TASKS)}')
   settings, shots = TASKS[task]
   c = smollm2.get_config()
-  c.steps = 80
-  c.optimizer.learning_rate = 2e-5
+  c.steps = 50
   c.task = dict(
     name='reasoning_gym',
     split='train',
