@@ -28,20 +28,32 @@ class Collected:
   components: dict[str, np.ndarray]  # [Q G] float32 each
   lengths: np.ndarray  # [Q G] tokens, EOS included
   finished: np.ndarray  # [Q G] bool, stopped by itself
+  sampled: int  # the first of G; the rest was given
+
+  @property
+  def tokens(self) -> int:
+    """Completion tokens that were sampled."""
+    return int(self.lengths[:, : self.sampled].sum())
+
+  def rates(self, component: str) -> np.ndarray:
+    """[Q] mean of a reward over the policy's own samples."""
+    return np.nanmean(self.components[component][:, : self.sampled], 1)
 
   def metrics(self) -> dict[str, float]:
-    """Statistics of rewards and lengths."""
+    """Statistics of rewards and lengths of the policy's own samples."""
+    own = np.s_[:, : self.sampled]
+    rewards, lengths = self.rewards[own], self.lengths[own]
     values = {
-      'reward/mean': np.nanmean(self.rewards),
-      'reward/std': np.nanstd(self.rewards),
+      'reward/mean': np.nanmean(rewards),
+      'reward/std': np.nanstd(rewards),
       'zero_variance_share': 1 - np.mean(has_signal(self.rewards)),
-      'length/mean': self.lengths.mean(),
-      'length/min': self.lengths.min(),
-      'length/max': self.lengths.max(),
-      'length/clipped_share': 1 - self.finished.mean(),
+      'length/mean': lengths.mean(),
+      'length/min': lengths.min(),
+      'length/max': lengths.max(),
+      'length/clipped_share': 1 - self.finished[own].mean(),
     }
     for name, component in self.components.items():
-      values[f'reward/{name}'] = np.nanmean(component)
+      values[f'reward/{name}'] = np.nanmean(component[own])
     return {k: float(v) for k, v in values.items()}
 
 
@@ -105,6 +117,7 @@ def collect(
     components=dict(components),
     lengths=np.asarray(jax.device_get(batch.mask)).sum(-1),
     finished=finished,
+    sampled=rollout.mask.shape[1],
   )
 
 
@@ -163,6 +176,7 @@ def _rows(seen, rows, join):
     },
     lengths=rows_of('lengths'),
     finished=rows_of('finished'),
+    sampled=seen[0].sampled,
   )
 
 

@@ -139,7 +139,7 @@ class Stages:
     return Outcome(
       state=state,
       updates=updates,
-      tokens=sum(int(collected.lengths.sum()) for collected in seen),
+      tokens=sum(collected.tokens for collected in seen),
       values=values,
       samples=self._samples(got, batch) if due else [],
     )
@@ -212,7 +212,7 @@ class Stages:
     filters = self.cfg.filters
     if filters.retire_above >= 1:
       return
-    rates = np.nanmean(collected.components[filters.signal], 1)
+    rates = collected.rates(filters.signal)
     learned = collected.indices[rates > filters.retire_above]
     # As many as a step needs stay.
     room = len(self.questions.task) - self.cfg.prompts_per_step

@@ -106,6 +106,7 @@ def test_a_run_does_what_its_switches_say(run):
     # The fourth of each group is the task's own answer, and right.
     assert all(s['rewards']['correct'] == 1 for s in samples[3::4])
     assert not any(s['rewards']['correct'] for s in samples[:16:4])
+    assert rows[0]['reward/correct'] == 0
 
 
 @pytest.mark.parametrize('job', ['evaluate', 'generate', 'export'])

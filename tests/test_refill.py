@@ -1,5 +1,7 @@
 """Dynamic sampling, given completions and retired prompts, by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,7 @@ def collected(first, width, signals, *, trunk=2):
     components={'correct': signals, 'length': 0 * signals},
     lengths=np.full((rows, 2), width),
     finished=np.ones((rows, 2), bool),
+    sampled=2,
   )
 
 
@@ -139,6 +142,17 @@ def test_given_completions_become_further_samples_of_their_groups():
   np.testing.assert_array_equal(got.old_logprobs[0], [
     [-1, -1, 0, 0], [-1, -1, 0, 0], [0, 0, 0, 0],
   ])  # fmt: skip
+
+
+def test_what_was_given_is_no_merit_of_the_policy():
+  got = dataclasses.replace(collected(0, 3, [[0, 1], [0.5, 1]]), sampled=1)
+  assert got.tokens == 6
+  assert got.rates('correct').tolist() == [0, 0.5]
+  metrics = got.metrics()
+  assert metrics['reward/correct'] == 0.25
+  assert metrics['reward/mean'] == 0.5
+  # But all of the group is compared.
+  assert metrics['zero_variance_share'] == 0
 
 
 def ask(size):
