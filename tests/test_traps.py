@@ -265,6 +265,11 @@ def test_a_format_that_is_wrong_closes_the_gate_of_a_run(one_prompt):
   assert not any(sample['advantage'] for sample in samples)
 
 
+def test_a_sequence_ratio_with_weights_by_length_is_warned_of(one_prompt):
+  done, *_ = one_prompt
+  assert 'algorithm.loss=gspo with algorithm.weights=token_mean' in done.err
+
+
 def test_training_cannot_filter_what_it_samples():
   # With a filtered sampler the trainer's logprobs would be of another
   # distribution.
