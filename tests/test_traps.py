@@ -21,11 +21,15 @@ from grpo_jax import (
   critic,
   layout,
   programs,
+  questions,
   rollout,
+  sft,
   sharding,
+  tasks,
+  tokenizer,
   train,
   training,
-)
+)  # fmt: skip
 from grpo_jax.models import transformer
 from grpo_jax.structs import Batch, Rollout
 from grpo_jax.tasks import Example
@@ -268,6 +272,47 @@ def test_a_format_that_is_wrong_closes_the_gate_of_a_run(one_prompt):
 def test_a_sequence_ratio_with_weights_by_length_is_warned_of(one_prompt):
   done, *_ = one_prompt
   assert 'algorithm.loss=gspo with algorithm.weights=token_mean' in done.err
+
+
+# Without the variants of one function.
+NAMES = [name for name in found.LOSSES if '(' not in name]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_objective_of_a_config_is_the_loss_that_it_names(name):
+  rng = np.random.default_rng(0)
+  batch = jax.tree.map(jnp.asarray, make_batch())
+  logprobs = batch.old_logprobs + 0.5 * rng.normal(size=batch.mask.shape)
+  logprobs = jnp.where(batch.mask, logprobs, 0.0).astype(jnp.float32)
+  old = jnp.where(batch.mask, batch.old_logprobs, 0.0)
+  objective = training.policy_objective(config(algorithm__loss=dict(name=name)))
+  got, _ = objective(batch, logprobs, logprobs)
+  advantages = jnp.asarray(batch.advantages)[:, :, None]
+  values = {
+    n: np.asarray(f(logprobs, old, advantages, batch.mask)[0])[batch.mask]
+    for n, f in found.LOSSES.items()
+    if n in NAMES
+  }
+  got = np.asarray(got)[batch.mask]
+  np.testing.assert_allclose(got, values.pop(name), rtol=1e-6)
+  assert not any(np.allclose(got, other) for other in values.values())
+
+
+def test_a_completion_to_learn_ends_with_the_stop_token_and_counts_it():
+  task = tasks.arithmetic(split='train', size=9, min_ops=1, max_ops=1)
+  letters = tokenizer.char(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
+  ask = questions.questions_of(task, config(), letters)
+  host = sft.lay_out(
+    ask,
+    [task.example(i) for i in range(9)],
+    loss_on='completion',
+    max_length=64,
+    multiple=8,
+  )
+  [eos] = ask.tokenizer.eos_ids
+  ends = host.mask.sum(-1) - 1
+  last = np.take_along_axis(host.targets, ends[..., None], -1)
+  assert (last == eos).all() and not host.mask.all(-1).any()
 
 
 def test_training_cannot_filter_what_it_samples():
