@@ -208,14 +208,14 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
         'long': lambda completion, _: float(completion.count('words') > 1),
         'shown': lambda *_: 1.0,
       },
-      weights={'long': 3.0, 'shown': 0.0},
+      weights={'long': 5.0, 'shown': 0.0},
       gate='',
     ),
     length_multiple=1,
   )
   metrics = got.metrics()
-  np.testing.assert_array_equal(got.rewards, [[0.0, 3.0]])
-  assert metrics['reward/mean'] == 1.5 and metrics['reward/std'] == 1.5
+  np.testing.assert_array_equal(got.rewards, [[0.0, 5.0]])
+  assert metrics['reward/mean'] == 2.5 and metrics['reward/std'] == 2.5
   assert metrics['reward/long'] == 0.5 and metrics['reward/shown'] == 1.0
   # Two and four tokens with their stop token, of 6 and 18 characters.
   assert (metrics['length/min'], metrics['length/max']) == (2, 4)
@@ -313,6 +313,27 @@ def test_a_completion_to_learn_ends_with_the_stop_token_and_counts_it():
   ends = host.mask.sum(-1) - 1
   last = np.take_along_axis(host.targets, ends[..., None], -1)
   assert (last == eos).all() and not host.mask.all(-1).any()
+
+
+def test_metrics_of_a_step_are_means_over_all_its_tokens(tmp_path):
+  # An update a prompt; groups of two are often of equal rewards and dropped,
+  # and their updates have no token to measure.
+  done = tiny.job(
+    'train',
+    f'--workdir={tmp_path}',
+    '--config.steps=3',
+    '--config.group_size=2',
+    '--config.updates.minibatches=4',
+    '--config.filters.drop_zero_variance',
+    '--config.optimizer.learning_rate=1e-9',
+    '--config.eval.every=0',
+  )
+  assert done.code == 0, done.err
+  rows = [row for row in tiny.rows(tmp_path) if row['grad_norm'] > 0]
+  assert any(row['zero_variance_share'] > 0 for row in rows)
+  for row in rows:
+    # A policy that hardly moves.
+    assert row['ratio'] == pytest.approx(1, abs=1e-4)
 
 
 def test_training_cannot_filter_what_it_samples():
