@@ -42,14 +42,14 @@ def policy(model, params):
 
 @pytest.fixture(scope='module')
 def padded(model, params):
-  """A policy with four rows more than tokens, often likelier than any token."""
+  """Two stop tokens; four rows more than tokens, often likelier than any."""
   rows = np.random.default_rng(0).normal(size=(4, model.embed_dim))
   more = jnp.concatenate([params['embed'], jnp.asarray(rows, jnp.float32)])
   wide = dataclasses.replace(model, vocab_size=len(more))
+  policy = policy_on(mesh_of(devices=1), model, params | {'embed': more})
+  policy.tokenizer.eos_ids += (7,)
   return dataclasses.replace(
-    policy_on(mesh_of(devices=1), model, params | {'embed': more}),
-    model=wide,
-    declared=transformer.declare(wide),
+    policy, model=wide, declared=transformer.declare(wide)
   )
 
 
@@ -88,6 +88,9 @@ def test_every_logprob_pass_is_of_the_distribution_sampled_from(
   published = programs.publish(padded)(state.params)
   got = sample(published, put(padded, host), programs.stream(0, 'rollout', 0))
   assert got.targets.max() < padded.tokenizer.vocab_size
+  stopped = np.isin(got.targets, padded.stop_ids) & got.mask
+  assert not (stopped[:, :, :-1] & got.mask[:, :, 1:]).any()
+  assert set(np.asarray(got.targets)[stopped].tolist()) == {1, 7}
   batch = Batch(
     trunk=put(padded, host.trunk),
     trunk_mask=put(padded, host.trunk_mask),
