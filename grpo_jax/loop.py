@@ -23,6 +23,8 @@ from grpo_jax.training import Trainer
 
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
+# Of an update as a whole; all others are means over its tokens.
+_OF_UPDATES = ('loss', 'grad_norm', 'nonfinite', 'tokens')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Loop:
           if name in _AT_FIRST:
             row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
           else:
-            row[prefix + name] = np.mean([values[name] for values in updates])
+            row[prefix + name] = _mean(name, updates)
       row |= times
       row['tokens_per_s/step'] = outcome.tokens / times['time/step']
       if 'time/rollout' in times:
@@ -238,3 +240,12 @@ class Loop:
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},
       )
+
+
+def _mean(name, updates):
+  """Over the updates of a step, or over the tokens of all of them."""
+  values = np.array([update[name] for update in updates], np.float64)
+  if name in _OF_UPDATES:
+    return values.mean()
+  tokens = np.array([update['tokens'] for update in updates], np.float64)
+  return (tokens * values).sum() / max(tokens.sum(), 1.0)

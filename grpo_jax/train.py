@@ -54,6 +54,16 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
       'grad_norm'
     )
+  a = cfg.algorithm
+  by_length = a.weights.name not in ('sequence_mean', 'sequence_sum')
+  if a.loss.name in ('gspo', 'gmpo') and by_length:
+    logging.warning(
+      'algorithm.loss=%s with algorithm.weights=%s: every token has the ratio '
+      'of its completion, so long completions weigh more; the paper has '
+      'sequence_mean',
+      a.loss.name,
+      a.weights.name,
+    )
   loop.run(
     prepare=stages.prepare,
     step=stages.step,

@@ -60,8 +60,8 @@ def update(
 
   Returns:
     The new state, and scalars: 'loss', 'grad_norm', 'nonfinite' (1.0 when the
-    update was skipped), token means of the objective's metrics, and
-    '<name>_max' of 'logprob_gap'.
+    update was skipped), the number of counted 'tokens', means over them of the
+    objective's metrics, and '<name>_max' of 'logprob_gap'.
   """
   weights = weigh(batch.mask)
   tokens = jnp.maximum(batch.mask.sum(dtype=jnp.float32), 1.0)
@@ -90,6 +90,7 @@ def update(
     'loss': loss,
     'grad_norm': norm,
     'nonfinite': 1.0 - finite.astype(jnp.float32),
+    'tokens': batch.mask.sum(dtype=jnp.float32),
   }
   return state, metrics
 

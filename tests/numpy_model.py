@@ -226,6 +226,7 @@ def updates(c, flat, rows: list[Row], s: Settings, *, count: int):
       'logprob_gap_max': every['logprob_gap'].max(),
       'grad_norm': np.sqrt(np.sum(grad**2)),
       'nonfinite': 0.0,
+      'tokens': every['ratio'].size,
     }
     flat, moments = adamw(c, flat, grad, moments, step, s)
     made.append((grad, metrics, flat))

@@ -138,6 +138,23 @@ def test_importance_weighs_the_trainer_against_the_sampler():
   np.testing.assert_allclose(got.factors, wanted, rtol=1e-5)
 
 
+def test_rejected_tokens_are_still_counted_in_the_denominators():
+  ratios = np.where(np.arange(3) == 1, 4.0, 1.0)
+  b = batch(
+    MASK, old_logprobs=np.log(np.where(MASK, ratios / 8, 1)),
+    sampler_logprobs=np.log(np.where(MASK, 1 / 8, 1)),
+  )  # fmt: skip
+  got, _ = assign(b, importance=importance.rejected)
+  counted = np.array(MASK, bool)
+  np.testing.assert_allclose(
+    got.factors[counted],
+    np.broadcast_to([1.0, 0.0, 1.0], counted.shape)[counted],
+    rtol=1e-5,
+  )
+  # Weights are made of the mask: token_mean divides by all 8.
+  np.testing.assert_array_equal(got.mask, MASK)
+
+
 def test_a_teachers_trace_has_no_sampler_to_be_weighed_against():
   b = batch(
     MASK, old_logprobs=np.full((2, 2, 3), -1.0),

@@ -63,3 +63,13 @@ def test_weights_do_not_depend_on_what_is_masked():
 def test_wrong_settings_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     importance.truncated(LOG_RATIO, MASK, **settings)
+
+
+@pytest.mark.parametrize('level', importance.LEVELS)
+@pytest.mark.parametrize('fn', [importance.truncated, importance.rejected])
+def test_no_weight_is_above_the_upper_bound(fn, level):
+  rng = np.random.default_rng(0)
+  log_ratio = jnp.asarray(rng.normal(0, 2, (3, 50, 4)), jnp.float32)
+  got = fn(log_ratio, log_ratio > -9, level=level, high=1.5)
+  # Kept tokens too, whatever the level at which they are judged.
+  assert 1.0 < got.max() <= 1.5

@@ -215,6 +215,53 @@ def test_an_update_on_eight_devices_is_that_of_one(policies, params):
     assert many[name] == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
 
 
+def credited(pol, advantages):
+  """Advantages and factors of a batch with a reward and values a token."""
+  cfg = base.get_config()
+  cfg.algorithm.advantages = advantages
+  cfg.algorithm.entropy_share = 0.5
+  rng = np.random.default_rng(1)
+  host = make_batch()
+  # Prompts, and so devices, whose rewards and entropies differ.
+  rewards = np.float32([[0, 1], [5, 7], [2, 2.5], [9, 4]])
+  entropy = np.arange(4.0)[:, None, None] + rng.uniform(size=host.mask.shape)
+  host = host.replace(
+    values=rng.normal(size=host.mask.shape).astype('f4'),
+    entropy=entropy.astype('f4'),
+  )
+  put = functools.partial(
+    sharding.put, sharding=sharding.rows(pol.mesh, RULES['train'])
+  )
+  got, scalars = training.assign_credit(pol, cfg)(
+    put(host), put(rewards), put(np.ones((4, 2), bool))
+  )
+  return (got.advantages, got.factors), scalars
+
+
+@pytest.mark.parametrize(
+  'advantages',
+  [
+    dict(name='gae', lam=0.9),
+    dict(name='reinforce_pp'),
+    dict(name='group', std='batch'),
+    dict(name='group', std='raw'),
+  ],
+  ids=lambda spec: '-'.join(map(str, spec.values())),
+)
+def test_statistics_of_a_batch_on_eight_devices_are_those_of_one(
+  policies, advantages
+):
+  (one, few), (eight, many) = (credited(pol, advantages) for pol in policies)
+  assert len(eight[0].sharding.device_set) == 8
+  assert np.asarray(one[0]).std() > 0.3
+  for a, b in zip(one, eight, strict=True):
+    # fp32 sums over devices of numbers of order 1.
+    np.testing.assert_allclose(a, b, atol=2e-6)
+  assert few.keys() == many.keys()
+  for name, value in few.items():
+    assert many[name] == pytest.approx(float(value), abs=1e-5), name
+
+
 def sampled(pol):
   sample = programs.sampler(
     pol, group_size=2, max_completion_length=8, chunk=8, temperature=1.0

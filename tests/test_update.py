@@ -164,6 +164,7 @@ def test_metrics_are_token_means_over_the_global_batch():
     'kl': kl.mean(),
     'loss': (loss + 0.1 * kl).mean(),
     'nonfinite': 0.0,
+    'tokens': mask.sum(),
   }
   assert expected['clip_share'] > 0
   assert metrics.keys() == expected.keys() | {'grad_norm'}
