@@ -21,7 +21,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Live comparison with torch and transformers, in an environment of its own.
+# Live comparison with torch, transformers and trl, in an environment of its own.
 parity: $(PARITY)/.installed $(GGUF)
 	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity
 
@@ -56,7 +56,8 @@ $(VENV)/.test: $(VENV)/.installed
 $(PARITY)/.installed: setup.py | $(PARITY)/.python
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q torch==2.13.0
-	$(PARITY)/bin/python -m pip install -q -e '.[test]' transformers trl
+	$(PARITY)/bin/python -m pip install -q -e '.[test]' \
+	  transformers==5.24.0 trl==1.16.0
 	touch $@
 
 # An environment keeps the Python that made it, whatever PYTHON is now. Looks

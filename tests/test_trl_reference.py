@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 import pytest
 import trl_cases as cases
+import trl_inputs
 import trl_ours
 
 # Both sides are float32 and add some 60 terms in another order; a rounding is
@@ -99,7 +100,7 @@ def test_an_update_divides_by_its_own_tokens(both):
   signs = per_token([[-0.5, 0.5], [-0.5, 0.5]], inputs)
   close(trl['logprobs'], signs / 6)
   for row, tokens in ((0, 4), (1, 8)):
-    mask = cases.mask_of(inputs)
+    mask = trl_inputs.mask_of(inputs)
     mask[1 - row] = False
     update = trl_ours.run(case, inputs, mask)
     close(update['logprobs'][row], signs[row] / tokens)
@@ -185,6 +186,26 @@ def test_the_entropy_bonus_has_the_weights_of_the_loss(both):
   close(ours['entropy'], per_token([[-0.6 / 2, -0.6 / 6]], inputs))
 
 
+@differ('top_entropy_accumulated')
+def test_top_entropy_is_one_threshold_for_all_microbatches(both):
+  # Four tokens of entropies 1, 2 and 3, 4: the upper half of each microbatch
+  # for TRL, of all of them for ours. Both divide by four tokens.
+  _, _, trl, ours = both
+  assert trl['part'].tolist() == [[1, 1], [0, 0]]
+  close(trl['logprobs'], [[[0], [0.125]], [[0], [0.125]]])
+  close(ours['logprobs'], [[[0], [0]], [[-0.125], [0.125]]])
+
+
+@differ('top_entropy_between_ranks')
+def test_top_entropy_keeps_no_less_than_its_share(both):
+  # 0.7 of three tokens of entropies 3, 2, 1. TRL's quantile of 0.3 lies
+  # between 1 and 2, so two are left; ours needs all three for 0.7 of them.
+  # Advantages 2/3, -1/3, -1/3.
+  _, _, trl, ours = both
+  close(trl['logprobs'], [[[-2 / 9], [1 / 9], [0]]])
+  close(ours['logprobs'], [[[-2 / 9], [1 / 9], [1 / 9]]])
+
+
 @differ('delta_below_the_clip')
 def test_dual_clip_below_the_clip_bounds_the_loss(both):
   # Advantages 0.5 and -0.5, ratios 1 and 2. Of max(min(2, 1.1), 1.28) TRL
@@ -212,7 +233,7 @@ def test_every_stored_case_is_read_here(stored):
 def test_the_stored_inputs_hold_what_the_cases_need(stored):
   inputs = of(stored, 'inputs')
   log_ratio = inputs['logprobs'] - inputs['old_logprobs']
-  held = np.abs(np.exp(log_ratio) - 1)[cases.mask_of(inputs)] > 0.28
+  held = np.abs(np.exp(log_ratio) - 1)[trl_inputs.mask_of(inputs)] > 0.28
   assert 0.2 < held.mean() < 0.8
   assert np.isnan(inputs['rewards']).any()
   assert np.unique(inputs['lengths']).size > 3

@@ -1,4 +1,4 @@
-"""What is compared with TRL: its settings beside ours, and the inputs.
+"""What is compared with TRL: its settings beside ours.
 
 `tests/reference/make_trl_reference.py` runs TRL's trainers on these cases and
 stores what they give; `trl_ours.py` says what this library gives;
@@ -10,12 +10,12 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from trl_inputs import NAN, plain
 
 REFERENCE = pathlib.Path(__file__).parent / 'reference' / 'trl.npz'
 # The configured length limit, which no completion reaches.
 LIMIT = 8
 EPS = dict(eps_low=0.2, eps_high=0.28)
-NAN = float('nan')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Case:
   """One algorithm: arguments of TRL's config, and ours as in a config of ours.
 
   Attributes:
-    trl: arguments of GRPOConfig or RLOOConfig; `sampler=True` stands for a
-      vLLM sampler, which need not be installed.
-    trainer: 'grpo' or 'rloo'.
+    trl: arguments of GRPOConfig, RLOOConfig or GMPOConfig; `sampler=True`
+      stands for a vLLM sampler, which need not be installed.
+    trainer: 'grpo', 'rloo' or 'gmpo'.
     loss, weights, advantages, kl, importance: functions of ours by name.
-    kl_coef, entropy_coef: as in `objectives.policy`.
+    kl_coef, entropy_coef, off_policy_limit: as in `objectives.policy`.
+    entropy_share: as in `credit.assign`.
     reward_kl: factor of the KL that is subtracted from the reward.
     reward_weights: of the components of the reward.
     microbatches: the update is split into so many parts on both sides.
@@ -50,80 +51,13 @@ class Case:
   )
   kl_coef: float = 0.0
   entropy_coef: float = 0.0
+  off_policy_limit: float = float('inf')
+  entropy_share: float = 1.0
   reward_kl: float = 0.0
   reward_weights: tuple = (1.0, 0.5)
   microbatches: int = 1
   windows: int = 1
   on_policy: bool = False
-
-
-def draw(seed: int) -> dict[str, np.ndarray]:
-  """Random inputs: 4 groups of 4 completions of 1 to 6 tokens, two rewards.
-
-  One reward is missing altogether, and one group has no signal. Ratios are
-  exp of a normal of spread 0.4, so that clips of 0.2 hold about half of them.
-  """
-  rng = np.random.default_rng(seed)
-  shape = (4, 4, 6)
-  rewards = rng.normal(size=(2, 4, 4))
-  rewards[:, 1, 2] = NAN
-  rewards[:, 2] = 0.5
-  lengths = rng.integers(1, 7, shape[:2])
-  lengths[0, :2] = 1, 6
-  logprobs = rng.normal(-1.5, 0.5, shape)
-  return _inputs(
-    rewards,
-    lengths,
-    logprobs=logprobs,
-    old_logprobs=logprobs + 0.4 * rng.normal(size=shape),
-    ref_logprobs=logprobs + 0.4 * rng.normal(size=shape),
-    sampler_logprobs=logprobs + 0.6 * rng.normal(size=shape),
-    entropy=rng.uniform(0.1, 3.0, shape),
-  )
-
-
-def plain(rewards, lengths, *, ratios=None, refs=None, truncated=None):
-  """Inputs to work out by hand: every logprob is -1 unless a ratio is given.
-
-  Args:
-    rewards: [Q G].
-    lengths: tokens [Q G].
-    ratios: of policy to old policy, [Q G C]; 1 by default.
-    refs: of reference to policy, [Q G C]; 1 by default.
-    truncated: [Q G] bool, completions without a stop token.
-  """
-  lengths = np.array(lengths)
-  ones = np.ones((*lengths.shape, lengths.max()))
-  old = -ones
-  new = old + np.log(ones if ratios is None else np.array(ratios))
-  return _inputs(
-    np.array([rewards, np.zeros(lengths.shape)]),
-    lengths,
-    logprobs=new,
-    old_logprobs=old,
-    ref_logprobs=new + np.log(ones if refs is None else np.array(refs)),
-    sampler_logprobs=old,
-    entropy=ones,
-    truncated=truncated,
-  )
-
-
-def _inputs(rewards, lengths, *, truncated=None, **arrays):
-  inputs = {k: np.asarray(v, np.float32) for k, v in arrays.items()}
-  if truncated is None:
-    truncated = np.zeros(lengths.shape, bool)
-  return inputs | {
-    'rewards': np.asarray(rewards, np.float32),
-    'lengths': lengths,
-    'truncated': np.array(truncated, bool),
-  }
-
-
-def mask_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
-  """[Q G C] bool: the tokens of completions that count."""
-  places = np.arange(inputs['logprobs'].shape[-1])
-  mask = places < inputs['lengths'][..., None]
-  return mask & ~inputs['truncated'][..., None]
 
 
 def _named(name, **settings):
@@ -160,12 +94,23 @@ def _loss(kind, trl=(), **changes):
   return Case(trl=dict(loss_type=kind) | bounds | dict(trl), **ours)
 
 
-def _gspo(kind, trl=()):
+def _gspo(kind, trl=(), **ours):
   bounds = SEQUENCE | dict(epsilon=0.1, epsilon_high=0.12)
-  return _loss(kind, bounds | dict(trl), loss=GSPO)
+  return _loss(kind, bounds | dict(trl), loss=GSPO | ours)
 
 
-def _sampler(mode, fn, low=None, high=3.0, kind='dapo', **settings):
+def _gmpo(trl=(), **changes):
+  # Bounds of log ratios, so small that they hold some of them.
+  return Case(
+    trainer='gmpo',
+    trl=CLIP | dict(trl),
+    loss=_named('gmpo', **EPS),
+    weights=WEIGHTS['grpo'],
+    **changes,
+  )
+
+
+def _sampler(mode, fn, low=None, high=3.0, kind='dapo', trl=(), **settings):
   """A sampler that is not the trainer, TRL's mode beside our function."""
   return _loss(
     kind,
@@ -174,6 +119,7 @@ def _sampler(mode, fn, low=None, high=3.0, kind='dapo', **settings):
       vllm_importance_sampling_mode=mode,
       vllm_importance_sampling_clip_min=low,
       vllm_importance_sampling_clip_max=high,
+      **dict(trl),
     ),
     importance=_named(
       fn,
@@ -221,6 +167,52 @@ EQUAL = {
   'two_sided_clip': _loss(
     'dapo', dict(delta=1.4), loss=_named('clip', dual_clip=1.4, **EPS)
   ),
+  **{
+    f'{kind}_sequence_ratio_two_sided_clip': _gspo(
+      kind, dict(delta=1.2), dual_clip=1.2
+    )
+    for kind in ('grpo', 'dapo')
+  },
+  'gmpo': _gmpo(),
+  'gmpo_on_policy': _gmpo(on_policy=True),
+  'gmpo_kl': _gmpo(KL, kl_coef=0.3),
+  'gmpo_accumulated': _gmpo(microbatches=4),
+  'off_policy_mask': _loss(
+    'grpo', dict(off_policy_mask_threshold=0.03), off_policy_limit=0.03
+  ),
+  # What is masked keeps its KL.
+  'off_policy_mask_kl': _loss(
+    'dapo',
+    KL | dict(off_policy_mask_threshold=0.03),
+    kl_coef=0.3,
+    kl=_named('k3_ratio'),
+    off_policy_limit=0.03,
+  ),
+  # Then the distance is to the sampler.
+  'off_policy_mask_sampler': dataclasses.replace(
+    _sampler(
+      'token_truncate',
+      'truncated',
+      level='token',
+      trl=dict(off_policy_mask_threshold=0.03),
+    ),
+    off_policy_limit=0.03,
+  ),
+  # A share of 1/k: TRL's quantile then keeps as many tokens as ours, of any
+  # number of them.
+  **{
+    f'{kind}_top_entropy': _loss(
+      kind, dict(top_entropy_quantile=0.2), entropy_share=0.2
+    )
+    for kind in ('grpo', 'dapo')
+  },
+  'top_entropy_kl': _loss(
+    'dapo',
+    KL | dict(top_entropy_quantile=0.5),
+    kl_coef=0.3,
+    kl=_named('k3_ratio'),
+    entropy_share=0.5,
+  ),
   'cispo_bound_of_5': _loss(
     'cispo', dict(epsilon_high=5.0), loss=_named('cispo', eps_high=4.0)
   ),
@@ -260,6 +252,11 @@ EQUAL = {
     'dr_grpo',
     dict(scale_rewards='none'),
     advantages=_named('group', std='none'),
+  ),
+  'rewards_scaled_by_batch': _loss(
+    'dapo',
+    dict(scale_rewards='batch'),
+    advantages=_named('group', std='raw'),
   ),
   'rloo': Case(
     trainer='rloo',
@@ -327,6 +324,17 @@ DIFFERENT = {
   'entropy_of_grpo': (
     _differs('grpo', dict(entropy_coef=0.6), entropy_coef=0.6, on_policy=True),
     plain([[0, 0]], [[1, 3]]),
+  ),
+  'top_entropy_accumulated': (
+    _differs('dapo', dict(top_entropy_quantile=0.5), entropy_share=0.5,
+      microbatches=2, on_policy=True),
+    plain([[1, 0], [1, 0]], [[1, 1], [1, 1]],
+      entropy=[[[1], [2]], [[3], [4]]]),
+  ),
+  'top_entropy_between_ranks': (
+    _differs('dapo', dict(top_entropy_quantile=0.7), entropy_share=0.7,
+      on_policy=True),
+    plain([[1, 0, 0]], [[1, 1, 1]], entropy=[[[3], [2], [1]]]),
   ),
   'delta_below_the_clip': (
     _differs('grpo', dict(delta=1.1),

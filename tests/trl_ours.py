@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import trl_cases
+import trl_inputs
 
 from grpo_jax import (
   advantages,
   config,
+  credit,
   importance,
   losses,
   objectives,
@@ -35,7 +37,7 @@ def run(
 
   Args:
     case: of `trl_cases`.
-    inputs: of `trl_cases.draw` or `trl_cases.plain`.
+    inputs: of `trl_inputs.draw` or `trl_inputs.plain`.
     mask: [Q G C] bool, tokens of the update if not all of them.
 
   Returns:
@@ -52,7 +54,7 @@ def run_all(
   mask: np.ndarray | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
   """`run` for many cases in one program, which compiles four times faster."""
-  mask = trl_cases.mask_of(inputs) if mask is None else mask
+  mask = trl_inputs.mask_of(inputs) if mask is None else mask
   given = {}
   for name, case in cases.items():
     old = inputs['logprobs' if case.on_policy else 'old_logprobs']
@@ -89,10 +91,22 @@ def _run(case, rewards, x, old, mask):
     inputs=mask.astype(jnp.int32),
     targets=mask.astype(jnp.int32),
     mask=mask,
-    advantages=advantage(rewards),
     old_logprobs=old,
+    sampler_logprobs=(
+      x['sampler_logprobs'] if case.trl.get('sampler') else None
+    ),
     ref_logprobs=x['ref_logprobs'] if case.kl_coef else None,
-    factors=correct(old - x['sampler_logprobs'], mask),
+    entropy=x['entropy'],
+  )
+  batch, _ = credit.assign(
+    batch,
+    rewards,
+    jnp.ones(rewards.shape, bool),
+    estimate=functools.partial(
+      credit.by_group, advantages=advantage, penalty=None, kl_coef=0.0
+    ),
+    importance=correct if case.trl.get('sampler') else None,
+    entropy_share=case.entropy_share,
   )
   objective = functools.partial(
     objectives.policy,
@@ -100,6 +114,7 @@ def _run(case, rewards, x, old, mask):
     kl=config.pick(losses, case.kl, takes=KL),
     kl_coef=case.kl_coef,
     entropy_coef=case.entropy_coef,
+    off_policy_limit=case.off_policy_limit,
   )
   weights = weigh(mask)
   scores = ('logprobs', 'entropy')
@@ -126,7 +141,7 @@ def assert_equal(case, ours, trl, inputs, tolerance):
   left out: there TRL's value is that of the completion's ratio, ours that of
   the logprobs; on policy both have the same gradient.
   """
-  mask = trl_cases.mask_of(inputs)
+  mask = trl_inputs.mask_of(inputs)
   for name, theirs in trl.items():
     if name == 'part' or (name == 'loss' and case.trainer == 'rloo'):
       continue

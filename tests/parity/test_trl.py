@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 import trl_cases as cases
+import trl_inputs
 import trl_ours
 
 pytest.importorskip('torch')
@@ -46,7 +47,7 @@ def test_stored_numbers_are_what_trl_gives_today(maker):
 @pytest.fixture(scope='module')
 def drawn():
   """Other inputs than the stored ones, and what this library gives for them."""
-  inputs = [cases.draw(seed) for seed in (1, 2)]
+  inputs = [trl_inputs.draw(seed) for seed in (1, 2)]
   return [(x, trl_ours.run_all(cases.EQUAL, x)) for x in inputs]
 
 
@@ -70,7 +71,7 @@ def used(setting):
   }
 
 
-def test_every_loss_type_and_sampler_mode_of_trl_is_compared():
+def test_every_mode_of_trl_is_compared():
   loss = inspect.getsource(trl.GRPOTrainer._compute_loss)
   assert named(loss, 'loss_type') == used('loss_type')
   assert named(loss, 'importance_sampling_level') == {
@@ -79,3 +80,5 @@ def test_every_loss_type_and_sampler_mode_of_trl_is_compared():
   rest = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
   setting = 'vllm_importance_sampling_mode'
   assert named(rest, setting) == used(setting)
+  # Most cases are scaled by group, TRL's default.
+  assert named(rest, 'scale_rewards') == {'group', *used('scale_rewards')}

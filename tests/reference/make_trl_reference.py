@@ -2,10 +2,10 @@
 
   python tests/reference/make_trl_reference.py [FILE]
 
-Needs torch and trl (see `make parity`); tests read what it wrote. The trainers
-are TRL's, from generation to backward; replaced are the model, by given
-logprobs, and the sampler, by given completions. A completion is known by the
-token of its prompt.
+Needs torch and trl, in the versions of `make parity`; tests read what it wrote.
+The trainers are TRL's, from generation to backward; replaced are the model, by
+given logprobs, and the sampler, by given completions. A completion is known by
+the token of its prompt.
 """
 
 import functools
@@ -19,11 +19,13 @@ import tokenizers
 import torch
 import transformers
 import trl
+from trl.experimental import gmpo
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import trl_cases  # noqa: E402
+import trl_inputs  # noqa: E402
 
 STOP, PAD, WORD, FIRST_ROW = 3, 0, 5, 8
 SEED = 0  # of the stored inputs; TRL's own 42 shuffles the rows
@@ -56,10 +58,12 @@ class Given:
     names = [''] * len(texts)
     if self.case.trainer == 'rloo':
       return ids, texts, names
-    sampled = [
-      row[: len(text)].tolist()
-      for row, text in zip(self.given['sampler_logprobs'], texts, strict=True)
-    ]
+    sampled = None
+    if self.use_vllm:  # Transformers' own sampler gives none.
+      sampled = [
+        row[: len(text)].tolist()
+        for row, text in zip(self.given['sampler_logprobs'], texts, strict=True)
+      ]
     return ids, texts, None, names, sampled, {}, None, None
 
   def _get_per_token_logps_and_entropies(self, model, input_ids, *args, **kw):
@@ -86,7 +90,15 @@ class Rloo(Given, trl.RLOOTrainer):
   pass
 
 
-TRAINERS = {'grpo': (Grpo, trl.GRPOConfig), 'rloo': (Rloo, trl.RLOOConfig)}
+class Gmpo(Given, gmpo.GMPOTrainer):
+  pass
+
+
+TRAINERS = {
+  'grpo': (Grpo, trl.GRPOConfig),
+  'rloo': (Rloo, trl.RLOOConfig),
+  'gmpo': (Gmpo, gmpo.GMPOConfig),
+}
 
 
 def run(case: trl_cases.Case, inputs: dict) -> dict[str, np.ndarray]:
@@ -178,7 +190,7 @@ def _tokenizer():
 
 def everything() -> dict[str, np.ndarray]:
   """'inputs/NAME', and 'CASE/NAME' of every case: the whole file."""
-  inputs = trl_cases.draw(SEED)
+  inputs = trl_inputs.draw(SEED)
   out = {f'inputs/{k}': v for k, v in inputs.items()}
   cases = {k: (case, inputs) for k, case in trl_cases.EQUAL.items()}
   for name, (case, given) in (cases | trl_cases.DIFFERENT).items():
