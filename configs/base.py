@@ -13,17 +13,18 @@ def start(experiment: str = '') -> ConfigDict:
   """What an algorithm's config starts from.
 
   Args:
-    experiment: the config in this folder to run the algorithm on, or a module
-      ('tests.tiny'); '' for `get_config`.
+    experiment: the config in this folder to run the algorithm on, with its own
+      argument after a colon, or a module ('tests.tiny'); '' for `get_config`.
   """
   if not experiment:
     return get_config()
+  experiment, _, argument = experiment.partition(':')
   name = experiment if '.' in experiment else f'configs.{experiment}'
   try:
     module = importlib.import_module(name)
   except ModuleNotFoundError as error:
     raise ValueError(f'no experiment {experiment!r}: {error}') from None
-  return module.get_config()
+  return module.get_config(*([argument] if argument else []))
 
 
 def assign(section: ConfigDict, **fields) -> None:
@@ -34,6 +35,7 @@ def assign(section: ConfigDict, **fields) -> None:
 
 def minibatches(c: ConfigDict, count: int) -> None:
   """Sets the updates of a rollout; microbatches are of what is left of it."""
+  count = min(count, c.prompts_per_step)
   before = c.updates.minibatches * c.updates.microbatches
   c.updates.minibatches = count
   c.updates.microbatches = max(1, before // count)
@@ -114,12 +116,13 @@ def get_config() -> ConfigDict:
   # The value model, where algorithm.advantages is dict(name='gae'): PPO.
   c.critic = dict(
     shared=False,  # a head on the policy's body instead of a model of its own
+    clip=0.2,  # of values, around those at sampling; inf does not clip
     # Of a model of its own:
     learning_rate=1e-4,
     epochs=1,  # passes over a rollout
     minibatches=1,  # updates per pass
+    microbatches=1,  # parts of a minibatch, scanned
     warmup_steps=0,  # first rollouts that only it learns from
-    clip=0.2,  # of values, around those at sampling; inf does not clip
     coef=0.5,  # of the value loss, with the policy's body
   )
   # Which samples are learned from.
@@ -127,7 +130,9 @@ def get_config() -> ConfigDict:
     drop_zero_variance=False,  # groups whose rewards are all equal
     mask_truncated=False,  # completions cut at the length limit
     signal='correct',  # the reward, before any shaping, of the next two
-    rounds=1,  # rollouts a step at most, until all groups have a signal
+    # Rollouts a step at most, until all groups have a signal. Their prompts are
+    # set aside for the step, asked or not; what fills up is not learned from.
+    rounds=1,
     retire_above=1.0,  # a prompt with a higher mean is not asked again
   )
   c.updates = dict(

@@ -8,7 +8,8 @@ here, without a bound there); a soft penalty on the last fifth of the length
 limit (eq. 13), at half weight, as rewards are 0 and 1 here and -1 and 1 there.
 
 Departs in: token means are over the global batch of one update, as the paper
-writes it; its published runs averaged microbatches (verl #623).
+writes it; its published runs averaged microbatches (verl #623). Groups without
+a signal that fill a batch are masked. The base config pays 0.1 for the format.
 
   --config=configs/dapo.py             with the paper's sizes and rates
   --config=configs/dapo.py:quickstart  the algorithm alone, on that experiment

@@ -9,7 +9,8 @@ trainer's own old policy, and each token weighed by min(trainer / sampler, 2)
 every run.
 
 ScaleRL departs in: prompt mean rather than token mean, off-policy batches eight
-updates old, and length control by interruption.
+updates old, prompts with a pass rate of 0.9 retired (filters.retire_above), and
+length control by interruption.
 
   --config=configs/modern.py             as it is
   --config=configs/modern.py:quickstart  on that experiment

@@ -28,11 +28,11 @@ def get_config(experiment: str = ''):
     kl_coef=0.001,
     kl_in='reward',
   )
-  # Minibatches of the critic are split into as many microbatches as those of
-  # the policy.
-  c.updates.microbatches = max(1, c.updates.microbatches // 4)
   c.critic.update(
-    learning_rate=2 * c.optimizer.learning_rate, minibatches=4, warmup_steps=5
+    learning_rate=2 * c.optimizer.get_ref('learning_rate'),
+    minibatches=4,
+    microbatches=max(1, c.updates.microbatches // 4),
+    warmup_steps=5,
   )
   if not experiment:
     c.prompts_per_step = 128

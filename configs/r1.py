@@ -9,7 +9,9 @@ reference is replaced every 400 updates; 16 updates a rollout.
 Not told, and ours: the optimizer (AdamW), ddof and eps of std (1, 1e-4), whose
 ratio is meant (a token's; the paper writes the whole output's), the size of the
 format reward (equal to accuracy's, as "same weight"). Minibatches are of whole
-groups here, and of single outputs there.
+groups here, and of single outputs there. Left out: the language reward of the
+first RL stage (eq. 7; add rewards.language) and the doubling of the length
+limit to 65,536 at step 8,200.
 
   --config=configs/r1.py             with the paper's sizes and rates
   --config=configs/r1.py:quickstart  the algorithm alone, on that experiment

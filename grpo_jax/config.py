@@ -179,6 +179,11 @@ def _validate_algorithm(cfg) -> None:
     )
   least = 2 + a.teacher_traces
   alone = ('reinforce_pp', 'gae')
+  if cfg.group_size <= a.teacher_traces:
+    raise ValueError(
+      f'group_size={cfg.group_size} leaves no sample beside '
+      f'algorithm.teacher_traces={a.teacher_traces}; raise it'
+    )
   if cfg.group_size < least and a.advantages.get('name') not in alone:
     raise ValueError(
       f'group_size={cfg.group_size} leaves nothing to compare a sample with; '
@@ -189,7 +194,19 @@ def _validate_algorithm(cfg) -> None:
 
 def _validate_critic(cfg, row_ways) -> None:
   c = cfg.critic
-  positive(cfg, 'critic.epochs', 'critic.minibatches')
+  positive(cfg, 'critic.epochs', 'critic.minibatches', 'critic.microbatches')
+  if cfg.filters.drop_zero_variance or cfg.filters.rounds > 1:
+    raise ValueError(
+      'filters.drop_zero_variance and filters.rounds pick groups by their '
+      'rewards: the critic would never see the prompts that are always right '
+      'or always wrong; leave them at False and 1 with advantages=gae'
+    )
+  if c.shared and cfg.algorithm.weights.get('name') != 'token_mean':
+    raise ValueError(
+      'critic.shared=True sums the value loss with the weights of the policy '
+      f'loss, and algorithm.weights={cfg.algorithm.weights.get("name")} would '
+      'scale it by lengths; use token_mean, or a critic of its own'
+    )
   for field in ('learning_rate', 'clip', 'coef'):
     if c[field] <= 0:
       raise ValueError(f'critic.{field}={c[field]} must be above 0')
@@ -208,7 +225,7 @@ def _validate_critic(cfg, row_ways) -> None:
     cfg.prompts_per_step,
     {
       'critic.minibatches': c.minibatches,
-      'updates.microbatches': cfg.updates.microbatches,
+      'critic.microbatches': c.microbatches,
       'devices': row_ways,
     },
     field='prompts_per_step',
@@ -222,6 +239,11 @@ def _validate_filters(cfg) -> None:
     raise ValueError(
       f'filters.retire_above={f.retire_above} must be in (0, 1] (1 retires '
       'none)'
+    )
+  if cfg.group_size < 2 and (f.rounds > 1 or f.drop_zero_variance):
+    raise ValueError(
+      'filters.rounds and filters.drop_zero_variance look for rewards that '
+      f'differ within a group; group_size={cfg.group_size} has none'
     )
   if f.rounds > 1 or f.retire_above < 1:
     one_of('filters.signal', f.signal, tuple(cfg.rewards))

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from grpo_jax.advantages import zero_variance
 from grpo_jax.structs import Array, Batch
 
 
@@ -17,11 +16,11 @@ def assign(
   batch: Batch,
   rewards: Float[Array, 'Q G'],
   finished: Bool[Array, 'Q G'],
+  counted: Bool[Array, 'Q'],
   *,
   estimate: Callable,
   importance: Callable | None = None,
   entropy_share: float = 1.0,
-  drop_zero_variance: bool = False,
   mask_truncated: bool = False,
 ) -> tuple[Batch, dict[str, Array]]:
   """The batch with advantages, and with its mask and factors set.
@@ -30,22 +29,20 @@ def assign(
     batch: a rollout with its logprobs.
     rewards: NaN where missing.
     finished: completions that stopped by themselves.
+    counted: groups that are learned from. The others do not count at all:
+      neither as tokens nor in the KL.
     estimate: (batch, rewards, mask that is left) -> batch with advantages, and
       scalars to report; `by_group` or `by_critic`.
     importance: a function of `importance`, of trainer to sampler.
     entropy_share: share of the counted tokens, those of highest entropy, that
       carry the policy loss (2506.01939 eq. 6: 0.2). Denominators still count
       all of them.
-    drop_zero_variance: a group whose rewards are all equal, by the rewards
-      given here, is not counted at all: neither as tokens nor in the KL.
-    mask_truncated: nor are completions cut at the length limit (DAPO
+    mask_truncated: nor do completions cut at the length limit (DAPO
       2503.14476, 3.4). Their rewards still count in their group's mean.
   """
-  mask = batch.mask
+  mask = batch.mask & counted[:, None, None]
   if mask_truncated:
     mask = mask & finished[:, :, None]
-  if drop_zero_variance:
-    mask = mask & ~zero_variance(rewards)[:, None, None]
   factors = _factors(batch, mask, importance, entropy_share)
   batch, metrics = estimate(batch, rewards, mask)
   return batch.replace(factors=factors, entropy=None), metrics
@@ -117,8 +114,12 @@ def by_critic(
 
 def token_penalty(batch: Batch, kl: Callable) -> Float[Array, 'Q G C']:
   """KL estimate of every sampled token, 0 where there is none."""
-  x = jnp.where(batch.mask, batch.ref_logprobs - batch.old_logprobs, 0.0)
-  return jnp.where(batch.mask, kl(x, jnp.zeros_like(x)), 0.0)
+  sampled = batch.mask
+  if batch.teacher is not None:
+    # The policy did not choose these: they say nothing of its KL.
+    sampled = sampled & ~batch.teacher[:, :, None]
+  x = jnp.where(sampled, batch.ref_logprobs - batch.old_logprobs, 0.0)
+  return jnp.where(sampled, kl(x, jnp.zeros_like(x)), 0.0)
 
 
 def top_entropy(

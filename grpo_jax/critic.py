@@ -75,6 +75,7 @@ def _apart(policy: Policy, cfg) -> Learner:
     updates=cfg.steps * c.epochs * c.minibatches,
     declared={'body': policy.declared, 'value_head': head},
     learning_rate=c.learning_rate,
+    microbatches=c.microbatches,
   )
   actor = training.policy_trainer(policy, cfg)
   values = training.rescore(policy, cfg, scoring)

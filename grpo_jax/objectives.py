@@ -66,6 +66,8 @@ def policy(
     token_loss = token_loss * batch.factors
   if off_policy_limit < float('inf'):
     kept = _near(batch, logprobs, old_logprobs, off_policy_limit)
+    if batch.teacher is not None:
+      kept = kept | given
     token_loss = jnp.where((advantages >= 0) | kept, token_loss, 0.0)
   metrics = {
     'policy_loss': token_loss,
@@ -78,7 +80,8 @@ def policy(
     x = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
     divergence = kl(x, log_ratio)
     metrics['kl'] = divergence
-    token_loss = token_loss + kl_coef * divergence
+    if kl_coef:
+      token_loss = token_loss + kl_coef * divergence
   if entropy_coef:
     bonus = jnp.where(batch.mask, entropy, 0.0)
     if batch.factors is not None:

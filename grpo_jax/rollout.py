@@ -39,22 +39,28 @@ class Collected:
     """[Q] mean of a reward over the policy's own samples."""
     return np.nanmean(self.components[component][:, : self.sampled], 1)
 
-  def metrics(self) -> dict[str, float]:
-    """Statistics of rewards and lengths of the policy's own samples."""
-    own = np.s_[:, : self.sampled]
-    rewards, lengths = self.rewards[own], self.lengths[own]
-    values = {
-      'reward/mean': np.nanmean(rewards),
-      'reward/std': np.nanstd(rewards),
-      'zero_variance_share': 1 - np.mean(has_signal(self.rewards)),
-      'length/mean': lengths.mean(),
-      'length/min': lengths.min(),
-      'length/max': lengths.max(),
-      'length/clipped_share': 1 - self.finished[own].mean(),
-    }
-    for name, component in self.components.items():
-      values[f'reward/{name}'] = np.nanmean(component[own])
-    return {k: float(v) for k, v in values.items()}
+
+def metrics(rollouts: list[Collected]) -> dict[str, float]:
+  """Statistics of all that was rolled out: of the policy's own samples."""
+
+  def own(rows_of):
+    return np.concatenate([rows_of(c)[:, : c.sampled] for c in rollouts])
+
+  rewards, lengths = own(lambda c: c.rewards), own(lambda c: c.lengths)
+  signal = np.concatenate([has_signal(c.rewards) for c in rollouts])
+  values = {
+    'reward/mean': np.nanmean(rewards),
+    'reward/std': np.nanstd(rewards),
+    'zero_variance_share': 1 - signal.mean(),
+    'length/mean': lengths.mean(),
+    'length/min': lengths.min(),
+    'length/max': lengths.max(),
+    'length/clipped_share': 1 - own(lambda c: c.finished).mean(),
+  }
+  for name in rollouts[0].components:
+    component = own(lambda c, name=name: c.components[name])
+    values[f'reward/{name}'] = np.nanmean(component)
+  return {k: float(v) for k, v in values.items()}
 
 
 def has_signal(rewards: np.ndarray) -> np.ndarray:

@@ -48,7 +48,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
   stages.retired = set(loop.extra.get('retired', []))
-  if cfg.updates.epochs * cfg.updates.minibatches == 1:
+  by_ratio = cfg.algorithm.loss.name in ('clip', 'gspo', 'gmpo', 'sapo')
+  one_update = cfg.updates.epochs * cfg.updates.minibatches == 1
+  if one_update and by_ratio and not training.critic_wanted(cfg):
     logging.warning(
       'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
       'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
@@ -89,12 +91,20 @@ class Stages:
     self.cfg, self.policy = cfg, pol
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=False)
     self.retired: set[int] = set()  # examples that are not asked again
+    if cfg.algorithm.teacher_traces and not self._example(0).completion:
+      raise ValueError(
+        'algorithm.teacher_traces=1, but the task gives no completion to teach '
+        'by; name the field that holds it (task.completion_field) or use '
+        'another task'
+      )
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)
     self.minibatch = training.minibatch(pol)
     self.join = training.join(pol)
     self.score = training.scores(pol, cfg)
+    # Arguments that make no sense fail here rather than after a rollout.
+    training.trace_credit(self.credit, cfg)
     self.rows = sharding.rows(pol.mesh, pol.rules['train'])
     self.put = functools.partial(sharding.put, sharding=self.rows)
     self.collect = functools.partial(
@@ -129,17 +139,16 @@ class Stages:
     """Stages 3 to 8."""
     faults = rewards.faults()
     with timers('rollout'):
-      got, seen = rollout.refill(
-        self._rollouts(state, step, first),
-        signal=self.cfg.filters.signal,
-        join=lambda batches, rows: self.join(batches, self.put(rows)),
-      )
+      got, seen = self._gather(state, step, first)
       batch, more = self.credit(
-        got.batch, self.put(got.rewards), self.put(got.finished)
+        got.batch,
+        self.put(got.rewards),
+        self.put(got.finished),
+        self.put(self._counted(got)),
       )
     for collected in seen:
       self._retire(collected)
-    values = got.metrics() | self._filter_metrics(seen) | more
+    values = rollout.metrics(seen) | self._filter_metrics(seen) | more
     # What went wrong in grading this step; each kind is logged once.
     values |= {f'faults/{k}': n for k, n in (rewards.faults() - faults).items()}
     values['learning_rate'] = self.learner.policy.learning_rate(state.step)
@@ -175,12 +184,15 @@ class Stages:
         state = self.learner.policy.reset_reference(state)
     return state, updates
 
+  def _example(self, i):
+    return self.questions.task.example(i)
+
   def _ask(self, draw: int) -> Asked:
     """Questions of the run's rollout number `draw`."""
     indices = self.questions.indices(
       draw, self.cfg.prompts_per_step, without=self.retired
     )
-    examples = [self.questions.task.example(i) for i in indices]
+    examples = [self._example(i) for i in indices]
     given = None
     if self.cfg.algorithm.teacher_traces:
       given = self.put(
@@ -210,6 +222,29 @@ class Stages:
         programs.stream(self.cfg.seed, 'rollout', draw),
         score=functools.partial(self._score, state),
       )
+
+  def _gather(self, state, step, first):
+    """The groups to learn from, and every rollout that was made for them."""
+    rollouts = self._rollouts(state, step, first)
+    if self.cfg.filters.rounds == 1:
+      seen = list(rollouts)
+      return seen[0], seen
+    return rollout.refill(
+      rollouts,
+      signal=self.cfg.filters.signal,
+      join=lambda batches, rows: self.join(batches, self.put(rows)),
+    )
+
+  def _counted(self, got: Collected) -> np.ndarray:
+    """[Q] groups that are learned from."""
+    filters = self.cfg.filters
+    counted = np.ones(len(got.examples), bool)
+    if filters.drop_zero_variance:
+      counted &= rollout.has_signal(got.rewards)
+    if filters.rounds > 1:
+      # Of those that fill a batch, a shaped reward alone is no signal.
+      counted &= rollout.has_signal(got.components[filters.signal])
+    return counted
 
   def _score(self, state, batch):
     batch = self.score(state, batch)
@@ -265,6 +300,7 @@ class Stages:
         'advantage': advantages[q, g],
         'length': got.lengths[q, g],
         'finished': got.finished[q, g],
+        'given': g >= got.sampled,
       }
       for q, example in enumerate(got.examples)
       for g in range(self.cfg.group_size)

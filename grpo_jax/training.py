@@ -58,6 +58,7 @@ def trainer(
   reference: bool = False,
   declared: PyTree | None = None,
   learning_rate: float | None = None,
+  microbatches: int | None = None,
 ) -> Trainer:
   """Programs for an objective (see `objectives`).
 
@@ -69,6 +70,7 @@ def trainer(
     reference: keep a copy of the first parameters as reference.
     declared: the parameters, as `Param` leaves; the policy's if None.
     learning_rate: in place of the optimizer's.
+    microbatches: in place of those of cfg.updates.
   """
   numbers = cfg.optimizer.to_dict()
   if learning_rate is not None:
@@ -102,7 +104,9 @@ def trainer(
     objective=objective,
     weigh=weigh,
     tx=tx,
-    microbatches=cfg.updates.microbatches,
+    microbatches=(
+      cfg.updates.microbatches if microbatches is None else microbatches
+    ),
   )
   return Trainer(
     abstract=abstract,
@@ -162,10 +166,8 @@ def critic_warmup(cfg) -> int:
   return cfg.critic.warmup_steps if critic_wanted(cfg) else 0
 
 
-def assign_credit(
-  policy: Policy, cfg
-) -> Callable[[Batch, Array, Array], tuple[Batch, dict]]:
-  """(batch, rewards, finished [Q G]) -> batch to learn from, and scalars."""
+def assign_credit(policy: Policy, cfg) -> Callable[..., tuple[Batch, dict]]:
+  """What `credit.assign` takes -> the batch to learn from, and scalars."""
   a, filters = cfg.algorithm, cfg.filters
   in_reward = a.kl_in == 'reward' and a.kl_coef > 0
   penalty = config.pick(losses, a.kl, takes=KL) if in_reward else None
@@ -181,12 +183,54 @@ def assign_credit(
     ),
     importance=given if a.importance.name != 'none' else None,
     entropy_share=a.entropy_share,
-    drop_zero_variance=filters.drop_zero_variance,
     mask_truncated=filters.mask_truncated,
   )
   rows = sharding.rows(policy.mesh, policy.rules['train'])
   whole = sharding.replicated(policy.mesh)
   return jax.jit(fn, out_shardings=(rows, whole))
+
+
+def abstract_batch(cfg, *, minibatches: int) -> Batch:
+  """Shapes of the largest minibatch that a config can make."""
+  q = cfg.prompts_per_step // minibatches
+  trunk = layout.round_up(
+    cfg.sample.max_prompt_length - 1, cfg.sample.trunk_multiple
+  )
+  shape = (q, cfg.group_size, cfg.sample.max_completion_length)
+  tokens, flags, numbers = (
+    jax.ShapeDtypeStruct(shape, dtype)
+    for dtype in (jnp.int32, jnp.bool_, jnp.float32)
+  )
+  critic = critic_wanted(cfg)
+  return Batch(
+    trunk=jax.ShapeDtypeStruct((q, trunk), jnp.int32),
+    trunk_mask=jax.ShapeDtypeStruct((q, trunk), jnp.bool_),
+    inputs=tokens,
+    targets=tokens,
+    mask=flags,
+    advantages=(
+      numbers if critic else jax.ShapeDtypeStruct(shape[:2], jnp.float32)
+    ),
+    old_logprobs=numbers,
+    ref_logprobs=numbers if cfg.algorithm.kl_coef > 0 else None,
+    values=numbers if critic else None,
+    returns=numbers if critic else None,
+  )
+
+
+def trace_credit(assign: Callable, cfg) -> None:
+  """Traces stage 7 on shapes; raises what its functions say of arguments."""
+  batch = abstract_batch(cfg, minibatches=1)
+  q, g, _ = batch.mask.shape
+  jax.eval_shape(
+    assign,
+    batch.replace(
+      entropy=batch.old_logprobs, sampler_logprobs=batch.old_logprobs
+    ),
+    jax.ShapeDtypeStruct((q, g), jnp.float32),
+    jax.ShapeDtypeStruct((q, g), jnp.bool_),
+    jax.ShapeDtypeStruct((q,), jnp.bool_),
+  )
 
 
 def join(policy: Policy) -> Callable[[list[Batch], Array], Batch]:

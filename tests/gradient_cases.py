@@ -203,6 +203,7 @@ def sampled_batch(case, scoring, behaviour, reference):
     collected.batch,
     jnp.asarray(collected.rewards),
     jnp.ones(rewards.shape, bool),
+    jnp.ones(len(rewards), bool),
     estimate=functools.partial(
       credit.by_group, advantages=group_advantages, penalty=None, kl_coef=0.0
     ),

@@ -109,6 +109,36 @@ def test_a_run_does_what_its_switches_say(run):
     assert rows[0]['reward/correct'] == 0
 
 
+def test_a_run_needs_no_reward_of_a_certain_name(tmp_path):
+  # As the control of the quickstart.
+  done = tiny.job(
+    'train', f'--workdir={tmp_path}', '--config.steps=1',
+    "--config.rewards={'coin':{'name':'random','weight':1.0}}",
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  assert any('reward/coin' in row for row in tiny.rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+  'flag, saying',
+  [
+    (
+      "advantages={'name':'group','std':'row'}",
+      "std='row' is not one of group",
+    ),
+    ("advantages={'name':'gae','lam':1.5}", 'gae: lam=1.5 must be in [0, 1]'),
+  ],
+)
+def test_an_argument_that_makes_no_sense_fails_at_the_start(
+  flag, saying, tmp_path
+):
+  done = tiny.job(
+    'train', f'--workdir={tmp_path}', f'--config.algorithm.{flag}'
+  )
+  assert done.code == 2 and f'error: {saying}' in done.err
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
 @pytest.mark.parametrize('job', ['evaluate', 'generate', 'export'])
 def test_a_run_with_a_critic_is_a_policy_to_other_jobs(job, run, tmp_path):
   name, folder = run
@@ -162,6 +192,28 @@ A = 'algorithm.'
     (
       {'group_size': 2, A + 'teacher_traces': 1},
       'group_size=2 leaves nothing to compare a sample with; raise it to 3',
+    ),
+    (
+      {'group_size': 1, A + 'advantages.name': 'gae', A + 'teacher_traces': 1},
+      'group_size=1 leaves no sample beside algorithm.teacher_traces=1',
+    ),
+    (
+      {
+        'group_size': 1, A + 'advantages.name': 'reinforce_pp',
+        'filters.drop_zero_variance': True,
+      },
+      'differ within a group; group_size=1 has none',
+    ),
+    (
+      {A + 'advantages.name': 'gae', 'filters.rounds': 2},
+      'the critic would never see the prompts that are always right or always',
+    ),
+    (
+      {
+        A + 'advantages.name': 'gae', 'critic.shared': True,
+        A + 'weights.name': 'sequence_sum',
+      },
+      'algorithm.weights=sequence_sum would scale it by lengths',
     ),
     ({'filters.rounds': 0}, 'filters.rounds=0 must be at least 1'),
     ({'filters.retire_above': 1.5}, 'retire_above=1.5 must be in (0, 1]'),

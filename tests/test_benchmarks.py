@@ -9,6 +9,7 @@ from benchmarks import learner_memory
 
 def memory(capsys, **fields):
   c = tiny.get_config()
+  c.prompts_per_step = 16  # over two minibatches and eight devices
   with c.unlocked():
     c.update_from_flattened_dict(fields)
   learner_memory.run(c, None)

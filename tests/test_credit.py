@@ -30,6 +30,7 @@ def batch(mask, **fields):
 MASK = [[[1, 1, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 0]]]
 REWARDS = jnp.array([[1.0, 0.0], [0.5, 0.5]])
 FINISHED = jnp.array([[True, False], [True, True]])
+ALL = jnp.ones(2, bool)
 
 
 def by_group(**settings):
@@ -44,9 +45,13 @@ def by_group(**settings):
   )
 
 
-def assign(b, rewards=REWARDS, finished=FINISHED, estimate=None, **settings):
+def assign(
+  b, rewards=REWARDS, finished=FINISHED, counted=ALL, estimate=None, **settings
+):
   estimate = by_group() if estimate is None else estimate
-  return credit.assign(b, rewards, finished, estimate=estimate, **settings)
+  return credit.assign(
+    b, rewards, finished, counted, estimate=estimate, **settings
+  )
 
 
 def test_nothing_is_filtered_by_default():
@@ -56,8 +61,8 @@ def test_nothing_is_filtered_by_default():
   assert got.factors is None and metrics == {}
 
 
-def test_a_group_of_equal_rewards_is_dropped_from_the_mask():
-  got, _ = assign(batch(MASK), drop_zero_variance=True)
+def test_a_group_that_does_not_count_leaves_the_mask():
+  got, _ = assign(batch(MASK), counted=jnp.array([True, False]))
   np.testing.assert_array_equal(got.mask, [MASK[0], np.zeros((2, 3))])
 
 
@@ -83,14 +88,16 @@ def test_kl_in_the_reward_takes_the_sum_over_the_completion_off():
   )
 
 
-def test_a_group_is_dropped_by_its_reward_before_the_kl_is_taken_off():
+def test_a_teachers_trace_pays_no_kl():
   b = batch(
     MASK, old_logprobs=np.full((2, 2, 3), -1.0),
     ref_logprobs=np.full((2, 2, 3), -1.1),
-  )  # fmt: skip
-  estimate = by_group(penalty=losses.k1, kl_coef=2.0)
-  got, _ = assign(b, estimate=estimate, drop_zero_variance=True)
-  assert not got.mask[1].any()
+  ).replace(teacher=jnp.array([[False, True], [False, True]]))  # fmt: skip
+  got, _ = assign(b, estimate=by_group(penalty=losses.k1, kl_coef=2.0))
+  # Only the first sample of each: 1 - 0.4 and 0, 0.5 - 0.2 and 0.5.
+  np.testing.assert_allclose(
+    got.advantages, [[0.3, -0.3], [-0.1, 0.1]], rtol=1e-5
+  )
 
 
 ENTROPY = [[[0.1, 0.9, 7.0], [0.3, 0.5, 0.2]], [[0.4, 7, 7], [0.8, 0.6, 7]]]
@@ -257,5 +264,5 @@ def test_gae_refuses_what_is_no_discount(settings):
 
 def test_credit_compiles_and_gives_no_nan_gradient_fodder():
   fn = jax.jit(functools.partial(credit.assign, estimate=by_critic()))
-  got, _ = fn(batch(MASK, values=VALUES), REWARDS, FINISHED)
+  got, _ = fn(batch(MASK, values=VALUES), REWARDS, FINISHED, ALL)
   assert np.isfinite(got.advantages).all()

@@ -33,6 +33,7 @@ def test_a_preset_changes_only_the_algorithm_of_an_experiment(name):
   for field in ('prompts_per_step', 'group_size', 'steps', 'sample', 'task'):
     assert str(c[field]) == str(plain[field]), field
   assert str(c.optimizer) == str(plain.optimizer)
+  # No fewer parts, so no more memory.
   parts = [x.updates.minibatches * x.updates.microbatches for x in (c, plain)]
   assert parts[0] >= parts[1]
 
@@ -60,6 +61,13 @@ def test_lengths_follow_the_configured_limit():
     c.sample.max_completion_length = 77
     assert found(c) == 77
   assert c.rewards.overlong.cache == 15
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_preset_fits_small_experiments_with_arguments_of_their_own(name):
+  c = preset(name, 'smollm2_reasoning:gcd')
+  assert c.task.dataset == 'gcd'
+  config.validate(c, row_ways=1)
 
 
 def test_an_unknown_experiment_is_named():

@@ -216,7 +216,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     ),
     length_multiple=1,
   )
-  metrics = got.metrics()
+  metrics = rollout.metrics([got])
   np.testing.assert_array_equal(got.rewards, [[0.0, 5.0]])
   assert metrics['reward/mean'] == 2.5 and metrics['reward/std'] == 2.5
   assert metrics['reward/long'] == 0.5 and metrics['reward/shown'] == 1.0

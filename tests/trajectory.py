@@ -130,7 +130,7 @@ def _watch(stages):
   sampled, shapes = [], []
   credit, minibatch = stages.credit, stages.minibatch
 
-  def watched_credit(batch, rewards, finished):
+  def watched_credit(batch, rewards, finished, counted):
     targets, mask = jax.device_get((batch.targets, batch.mask))
     rows = zip(
       targets.reshape(-1, targets.shape[-1]),
@@ -139,7 +139,7 @@ def _watch(stages):
     )
     tokens = [ids[kept].tolist() for ids, kept in rows]
     sampled.append((tokens, np.array(rewards)))
-    return credit(batch, rewards, finished)
+    return credit(batch, rewards, finished, counted)
 
   def watched_minibatch(batch, index):
     part = minibatch(batch, index)

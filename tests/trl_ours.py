@@ -102,6 +102,7 @@ def _run(case, rewards, x, old, mask):
     batch,
     rewards,
     jnp.ones(rewards.shape, bool),
+    jnp.ones(len(rewards), bool),
     estimate=functools.partial(
       credit.by_group, advantages=advantage, penalty=None, kl_coef=0.0
     ),
