@@ -91,6 +91,7 @@ def get_config(task: str = 'chain_sum'):
   settings, shots = TASKS[task]
   c = smollm2.get_config()
   c.steps = 50
+  c.eval.prompts = 400  # small generators repeat themselves
   c.task = dict(
     name='reasoning_gym',
     split='train',
