@@ -30,6 +30,8 @@ def fenced(source):
   'completion, program',
   [
     ('<answer>x = 1</answer>', 'x = 1'),
+    # The body of a function goes on where the prompt ended.
+    ('<answer>\n    y = 1\n    return y\n</answer>', '    y = 1\n    return y'),
     ('<answer>\n```python\nx = 1\n```\n</answer>', 'x = 1'),
     ('```\nx = 0\n```\n<answer>x = 1</answer>', 'x = 1'),
     ('```py\nx = 0\n```\nor\n~~~\n  x = 1\ny\n~~~\n', '  x = 1\ny'),
@@ -117,6 +119,9 @@ def test_pairs_that_the_prompt_shows_earn_nothing():
   assert reward_of(fenced('print(3)'), SUMS, partial=True) > 0
   assert reward_of(fenced('print(3)'), shown, partial=True) == 0.0
   assert reward_of(fenced(attacks.ADDS), shown, partial=True) == 1.0
+  # Then there is nothing to earn.
+  shown = SUMS | {'visible': 3}
+  assert reward_of(fenced(attacks.ADDS), shown, partial=True) == 0.0
 
 
 @pytest.mark.parametrize(

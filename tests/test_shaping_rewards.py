@@ -243,6 +243,13 @@ def test_option_is_one_letter_or_its_text_and_nothing_else(
   assert reward(given, example('New York', options=OPTIONS)) == with_options
 
 
+def test_a_letter_is_a_label_before_it_is_an_options_text():
+  letters = example('A', options=['c', 'a', 'b', 'd'])
+  reward = rewards.option(task=None)
+  for answer, right in (('(A)', 1.0), ('A', 1.0), ('(B)', 0.0), ('a', 1.0)):
+    assert reward(f'<answer>{answer}</answer>', letters) == right
+
+
 def test_option_texts_may_look_like_labels_or_like_no_answer():
   reward = rewards.option(task=None)
   given = '<answer>C) Vitamin C</answer>'

@@ -60,12 +60,14 @@ def _options(example) -> dict[str, str]:
 def _letter(answer: str, options: Mapping[str, str]) -> str:
   """The option that an answer names; '' for none, or more than one."""
   answer = _WRAPPED.sub(r'\1', answer.strip()).strip()
+  short = len(answer.strip('().:')) == 1
+  label = _LABEL.fullmatch(answer.upper() if short else answer)
   by_text = [k for k, v in options.items() if v == _plain(answer)]
-  if by_text:
+  # A letter is a label before it is the text of an option that is a letter.
+  if by_text and not (
+    short and label and answer.strip('().:').upper() in options
+  ):
     return by_text[0] if len(by_text) == 1 else ''
-  if len(answer.strip('().:')) == 1:
-    answer = answer.upper()
-  label = _LABEL.fullmatch(answer)
   if not label:
     return ''
   letter = label[1] or label[2] or label[3]

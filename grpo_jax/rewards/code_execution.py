@@ -119,7 +119,9 @@ def _by_test(source, data, limits, place) -> float:
 
 def _by_pairs(source, data, partial, limits, place) -> float:
   pairs = list(zip(data['inputs'], data['outputs'], strict=True))
-  first = min(data.get('visible', 0), len(pairs) - 1) if partial else 0
+  first = data.get('visible', 0) if partial else 0
+  if first >= len(pairs):
+    raise ValueError('every pair of an example is shown in its prompt')
   right = 0
   for given, expected in pairs[first:]:
     result = sandbox.run(source, stdin=given, limits=limits, sandbox=place)

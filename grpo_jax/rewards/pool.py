@@ -29,6 +29,7 @@ import weakref
 
 from grpo_jax.rewards.fault_counts import record
 
+_LONGEST_REPLY = 1 << 20  # bytes
 _SCRIPT = pathlib.Path(__file__).with_name('worker.py')
 _START_SECONDS = 120.0  # importing sympy on a busy machine
 
@@ -174,9 +175,11 @@ def _read(process, seconds: float) -> dict | None:
       # Not readline(): what an answer wrote may not end.
       ready = selector.select(max(0.0, deadline - time.monotonic()))
       part = os.read(process.stdout.fileno(), 1 << 16) if ready else b''
-      if not part:
-        return None
       line += part
+      # What never ends its line is no reply, however fast it comes.
+      late = time.monotonic() > deadline
+      if not part or len(line) > _LONGEST_REPLY or late and line[-1:] != b'\n':
+        return None
   try:
     reply = json.loads(line)
   except (ValueError, RecursionError):

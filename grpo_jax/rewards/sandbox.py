@@ -120,7 +120,7 @@ def check(
 
 
 def probe(sandbox: Sandbox) -> Result:
-  """Sets a program's process up as `run` does; its output names the layers."""
+  """Sets a program's process up as `run` does, with no program to run."""
   return _supervise(
     '', '', None, Limits(wall_seconds=60.0), sandbox, probe=True
   )

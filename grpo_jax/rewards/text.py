@@ -47,6 +47,14 @@ def tags(text: str) -> str:
   return inside
 
 
+def _inside(text: str) -> str:
+  """What `tags` finds, with the indentation of its first line."""
+  if not tags(text):
+    return ''
+  start = text.index(_OPEN) + len(_OPEN)
+  return text[start : text.index(_CLOSE)].strip('\n').rstrip()
+
+
 def boxed(text: str) -> str:
   r"""What the last `\boxed{...}` holds, '' without one that closes."""
   opening = r'\boxed{'
@@ -91,7 +99,7 @@ def program(completion: str) -> str:
   What its one answer pair holds, or else the completion itself; of that, the
   last fenced block, or for an answer without fences, all of it.
   """
-  answer = tags(completion)
+  answer = _inside(completion)
   if answer:
     return code_of(answer)
   blocks = _fenced(completion)

@@ -12,7 +12,6 @@ import os
 import confine
 import values
 
-_LONGEST_ARGUMENTS = 1 << 30
 # They would end a loop of the test early, without a word.
 _SILENT = (StopIteration, StopAsyncIteration)
 

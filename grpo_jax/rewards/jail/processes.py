@@ -130,14 +130,20 @@ def _removed(pids, folder) -> int:
 def _look(pid: int, device: int, sizes: dict) -> bool:
   """Adds a process's nameless files of that device; False if kept out."""
   try:
-    for fd in os.listdir(f'/proc/{pid}/fd'):
-      stat = os.stat(f'/proc/{pid}/fd/{fd}')
-      if stat.st_dev == device and not stat.st_nlink:
-        sizes[stat.st_ino] = stat.st_blocks * 512
+    descriptors = os.listdir(f'/proc/{pid}/fd')
   except PermissionError:
     return False
   except OSError:
     return True  # it is gone
+  for fd in descriptors:
+    try:
+      stat = os.stat(f'/proc/{pid}/fd/{fd}')
+    except PermissionError:
+      return False
+    except OSError:
+      continue  # closed meanwhile, which must not hide those after it
+    if stat.st_dev == device and not stat.st_nlink:
+      sizes[stat.st_ino] = stat.st_blocks * 512
   return True
 
 

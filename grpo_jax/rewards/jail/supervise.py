@@ -2,8 +2,8 @@
 
 Reads messages from 0: settings, source, input, and for a tested program the
 test, which comes last so that the program's process, forked before, never
-holds it. When nothing of the program is left, it writes two messages to 1: the
-outcome and the program's output.
+holds it. When nothing of the program is left, it writes its messages to 1: the
+outcome and the program's output among them.
 
 outcomes  passed, failed (of a test); exited N (by itself, or -N by a signal);
           time, output, memory, disk (over that limit); abandoned
