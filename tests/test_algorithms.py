@@ -139,11 +139,10 @@ def test_an_argument_that_makes_no_sense_fails_at_the_start(
   assert not (tmp_path / 'metrics.jsonl').exists()
 
 
+@pytest.mark.parametrize('run', ['shared'], indirect=True)
 @pytest.mark.parametrize('job', ['evaluate', 'generate', 'export'])
 def test_a_run_with_a_critic_is_a_policy_to_other_jobs(job, run, tmp_path):
-  name, folder = run
-  if name != 'shared':
-    pytest.skip('the others keep nothing among their parameters')
+  _, folder = run
   flags = {
     'evaluate': [f'--workdir={folder / "whole"}'],
     'generate': [f'--init_from={folder / "whole"}', f'--out={tmp_path}/a'],
