@@ -84,6 +84,12 @@ CASES = {
     ('5', '5 squared', False),
     ('5', '5 million', False),
     ('12', '13 dollars', False),
+    ('2', '2 thirds', False),
+    ('3', '3 quarters', False),
+    ('5', '5 millions', False),
+    ('2', '2 dozens', False),
+    ('5', '5 factorial', False),
+    ('3', '3 theta', False),
   ],
   'roots, powers and constants': [
     (r'\sqrt{12}', r'2\sqrt{3}', True),

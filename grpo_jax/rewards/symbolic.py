@@ -23,9 +23,13 @@ _GROUPED = re.compile(
 _SCIENTIFIC = re.compile(rf'({_NUMBER})[eE]([+-]?[0-9]+)')
 _MIXED = re.compile(r'([+-]?[0-9]+) ([0-9]+)/([0-9]+)')
 _COUNTED = re.compile(rf'({_NUMBER}) ([A-Za-z]{{3,}}(?: [A-Za-z]{{3,}})*)\.?')
+# Words that change a number rather than count something.
 _NO_UNIT = re.compile(
-  r'(?:hundred|thousand|million|billion|trillion|dozen|percent|half|third|'
-  r'squared|cubed|and|plus|minus|times|over|not)\b'
+  r'(?:(?:hundred|thousand|million|billion|trillion|dozen|score|percent|half|'
+  r'third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|'
+  r'thousandth|root|power)s?|halves|squared|cubed|factorial|choose|base|mod|'
+  r'modulo|and|plus|minus|times|over|not|alpha|beta|gamma|delta|theta|lambda|'
+  r'sigma|omega|phi|sqrt|sin|cos|tan|log|exp)\b'
 )
 # A product of four variables and more is seldom an answer: it is a word.
 _WORD = re.compile(r'[A-Za-z]{4,}(?: [A-Za-z]+)*')
