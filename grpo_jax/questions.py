@@ -192,6 +192,8 @@ def reward_functions(cfg, task: Task) -> dict[str, Callable]:
 def need_answers(task: Task) -> None:
   """ValueError for a task whose answers cannot be judged, as a file for SFT."""
   example = task.example(0)
+  # What judging needs (a sandbox, a package) is missed here, not in every item.
+  task.verify('', example)
   if text.is_empty(example.answer) and not example.data:
     raise ValueError(
       f'the task gives no answer to judge by for {example.prompt[:60]!r}; name '

@@ -159,3 +159,12 @@ def test_a_huge_file_is_not_read_through_at_every_start(tmp_path, monkeypatch):
   ask = questions.questions(c, TOKENIZER, evaluation=False)
   with pytest.raises(ValueError, match='prompt 0'):
     ask.encode([ask.task.example(1)])
+
+
+def test_a_judge_that_cannot_work_fails_at_the_start():
+  def check(answer, example):
+    raise ValueError('no sandbox works here')
+
+  task = tasks.Task(1, lambda i: tasks.Example('1+1=', '2'), check)
+  with pytest.raises(ValueError, match='^no sandbox works here$'):
+    questions.reward_functions(base.get_config(), task)
