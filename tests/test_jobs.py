@@ -55,7 +55,7 @@ def test_a_run_leaves_what_its_readers_expect():
   [*_, last] = run.samples(10)
   assert last.keys() == {
     'step', 'prompt', 'completion', 'answer', 'reward', 'rewards', 'advantage',
-    'length', 'finished',
+    'length', 'finished', 'given',
   }  # fmt: skip
   assert run.steps == [8, 10]
 

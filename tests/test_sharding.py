@@ -233,7 +233,10 @@ def credited(pol, advantages):
     sharding.put, sharding=sharding.rows(pol.mesh, RULES['train'])
   )
   got, scalars = training.assign_credit(pol, cfg)(
-    put(host), put(rewards), put(np.ones((4, 2), bool))
+    put(host),
+    put(rewards),
+    put(np.ones((4, 2), bool)),
+    put(np.ones(4, bool)),
   )
   return (got.advantages, got.factors), scalars
 
