@@ -83,6 +83,11 @@ def _close(word: str, words: list[str]) -> str:
   return f' (did you mean {matches[0]!r}?)' if matches else ''
 
 
+def critic_wanted(cfg) -> bool:
+  """Whether the advantages need a value model: then it is PPO."""
+  return cfg.algorithm.advantages.get('name') == 'gae'
+
+
 def validate(cfg, *, row_ways: int) -> None:
   """Checks what can be known from numbers alone.
 
@@ -118,7 +123,7 @@ def validate(cfg, *, row_ways: int) -> None:
     )
   _validate_algorithm(cfg)
   _validate_filters(cfg)
-  if cfg.algorithm.advantages.get('name') == 'gae':
+  if critic_wanted(cfg):
     _validate_critic(cfg, row_ways)
   divides(
     cfg.prompts_per_step,

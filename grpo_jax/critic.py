@@ -40,7 +40,7 @@ class Learner:
 
 def learner(policy: Policy, cfg) -> Learner:
   """What a config trains."""
-  if not training.critic_wanted(cfg):
+  if not config.critic_wanted(cfg):
     return Learner(training.policy_trainer(policy, cfg))
   return _shared(policy, cfg) if cfg.critic.shared else _apart(policy, cfg)
 

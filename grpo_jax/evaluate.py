@@ -10,7 +10,16 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from grpo_jax import answers, cli, config, measures, policy, programs, questions
+from grpo_jax import (
+  answers,
+  cli,
+  config,
+  measures,
+  policy,
+  programs,
+  questions,
+  rewards,
+)  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.structs import PyTree
 
@@ -132,21 +141,25 @@ def summarise(
   Returns:
     'pass@k' (strict: the answer that `extract` finds, the `extract` of the
     first reward that has one), each with '_stderr'; 'lenient'
-    (pass@1 of whatever looks like a final answer); 'cons@k'; lengths in
-    tokens, also of right and wrong answers; 'truncated'; 'distinct_problems',
-    as small generators repeat themselves; per-problem pass@1.
+    (pass@1 of whatever looks like a final answer; of programs the strict
+    one); 'cons@k'; lengths in tokens, also of right and wrong answers;
+    'truncated'; 'distinct_problems', as small generators repeat themselves;
+    per-problem pass@1.
   """
 
   def judge(extract):
     found = [[extract(c) for c in row] for row in completions]
-    right = [
-      [not text.is_empty(a) and task.verify(a, ex) for a in row]
-      for row, ex in zip(found, examples, strict=True)
-    ]
-    return found, np.array(right, bool)
+    # In threads, as a verifier may wait for a process.
+    right = rewards.grade(found, examples, {'right': verify})['right']
+    return found, right == 1.0
+
+  def verify(answer, example):
+    return not text.is_empty(answer) and task.verify(answer, example)
 
   given, strict = judge(extract)
-  _, lenient = judge(text.lenient)
+  # There is one way only to find a program, and running it takes its time.
+  programs_asked = extract is text.program
+  lenient = strict if programs_asked else judge(text.lenient)[1]
   canonical = [[_canonical(answer) for answer in row] for row in given]
   result = {}
 

@@ -279,7 +279,7 @@ def sequence_mean(mask: Bool[Array, 'Q G C']) -> Float[Array, 'Q G C']:
 
 
 def sequence_sum(mask: Bool[Array, 'Q G C']) -> Float[Array, 'Q G C']:
-  """1 / completions: long completions weigh more (LUSPO, as in TRL)."""
+  """1 / completions: long completions weigh more (LUSPO 2602.05261)."""
   completions = mask.any(-1).sum(dtype=jnp.float32)
   return mask / jnp.maximum(completions, 1.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from grpo_jax import config, layout, prompts, rewards, tasks
 from grpo_jax.rewards import text
-from grpo_jax.structs import Prompts
+from grpo_jax.structs import Batch, Prompts
 from grpo_jax.tasks import Example, Task
 from grpo_jax.tokenizer import Tokenizer
 
@@ -80,6 +80,44 @@ class Questions:
     ]
     return layout.prompts(ids, multiple=self.multiple)
 
+  def with_completions(
+    self,
+    examples: list[Example],
+    *,
+    everything: bool,
+    max_length: int,
+    multiple: int,
+  ) -> Batch:
+    """A Batch [Q 1 C] of the examples' completions, each with its EOS.
+
+    Args:
+      examples: Q of them.
+      everything: prompts are part of the completions, as in pretraining, which
+        cuts what is too long.
+      max_length: of a completion, in tokens; longer ones are cut.
+      multiple: of the branches' width.
+
+    Raises:
+      ValueError: an example without a completion, or as `encode`.
+    """
+    longest = math.inf if everything else self.max_length
+    prompt_ids, completion_ids = [], []
+    for i, example in enumerate(examples):
+      answer = completion_of(example)
+      prompt = self.ids(i, example, max_length=longest)
+      completion = self.tokenizer.encode(answer, start=False)
+      completion.append(self.tokenizer.eos_ids[0])
+      if everything:
+        prompt, completion = layout.whole_text(prompt + completion)
+      prompt_ids.append(prompt)
+      completion_ids.append([completion])
+    return layout.branches(
+      layout.prompts(prompt_ids, multiple=self.multiple),
+      completion_ids,
+      max_length=max_length,
+      multiple=multiple,
+    )
+
   def try_rows(self, count: int, *, max_length: float):
     """Encodes the first prompts of a file, so that no run dies on one later.
 
@@ -124,6 +162,16 @@ class Questions:
         'raise sample.max_prompt_length or drop the prompt'
       )
     return ids
+
+
+def completion_of(example: Example) -> str:
+  """The completion to learn; ValueError where the task gives none."""
+  if not example.completion:
+    raise ValueError(
+      f'the task gives no completion to learn for {example.prompt!r}; name the '
+      'field that holds it (task.completion_field) or use another task'
+    )
+  return example.completion
 
 
 def questions(cfg, tokenizer: Tokenizer, *, evaluation: bool) -> Questions:

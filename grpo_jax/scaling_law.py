@@ -1,7 +1,9 @@
 """ScaleRL's law of a reward curve, and how well its first half foretold it.
 
   curves = open_run('runs/mine').metrics
-  told = scaling_law.forecast(curves['step'], curves['reward/mean'])
+  told = scaling_law.forecast(
+    curves['step'], curves['reward/mean'], largest=1.1
+  )
   print(told)
 
 Khatri et al., The Art of Scaling RL Compute for LLMs (2510.13786) eq. 1:
@@ -64,7 +66,7 @@ class Forecast:
     )
 
 
-def fit(compute, reward, *, largest: float = 1.0) -> Sigmoid:
+def fit(compute, reward, *, largest: float) -> Sigmoid:
   """The sigmoid nearest to a curve, by least squares.
 
   Args:
@@ -108,18 +110,21 @@ def fit(compute, reward, *, largest: float = 1.0) -> Sigmoid:
 
 
 def forecast(
-  compute, reward, *, share: float = 0.5, largest: float = 1.0
+  compute, reward, *, largest: float, share: float = 0.5
 ) -> Forecast:
   """Fits the first part of a curve and measures it on the rest.
 
   Args:
     compute, reward, largest: as in `fit`, in the order of compute.
-    share: of the points that the early fit sees.
+    share: of the points that the early fit sees, below 1.
 
   Raises:
-    ValueError: as in `fit`, for the first part too.
+    ValueError: as in `fit`, for the first part too; no point is left to be
+      foretold.
   """
   compute, reward = _points(compute, reward)
+  if not 0 < share < 1:
+    raise ValueError(f'share={share} must be between 0 and 1')
   count = int(len(compute) * share)
   early = fit(compute[:count], reward[:count], largest=largest)
   whole = fit(compute, reward, largest=largest)

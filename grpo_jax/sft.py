@@ -5,13 +5,11 @@ token-mean cross entropy. `sft.loss_on='everything'` trains on prompts too:
 language-model pretraining.
 """
 
-import math
 import pathlib
 
 from grpo_jax import (
   cli,
   config,
-  layout,
   losses,
   objectives,
   policy,
@@ -49,10 +47,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 
   def prepare(step):
     examples = ask.of_step(step, cfg.sft.batch_size)
-    host = lay_out(
-      ask,
+    host = ask.with_completions(
       examples,
-      loss_on=cfg.sft.loss_on,
+      everything=cfg.sft.loss_on == 'everything',
       max_length=cfg.sft.max_length,
       multiple=cfg.updates.length_multiple,
     )
@@ -92,34 +89,6 @@ def validate(cfg, *, row_ways: int) -> None:
     cfg.sft.batch_size,
     {'updates.microbatches': cfg.updates.microbatches, 'devices': row_ways},
     field='sft.batch_size',
-  )
-
-
-def lay_out(ask, examples, *, loss_on, max_length, multiple):
-  """A Batch [Q 1 C] of the examples' completions, each with its EOS.
-
-  Raises:
-    ValueError: an example without a completion, or as `Questions.ids`.
-  """
-  # Pretraining cuts what is too long.
-  longest = math.inf if loss_on == 'everything' else ask.max_length
-  prompt_ids, completion_ids = [], []
-  for i, example in enumerate(examples):
-    if not example.completion:
-      raise ValueError(
-        f'the task gives no completion to learn for {example.prompt!r}; name '
-        'the field that holds it (task.completion_field) or use another task'
-      )
-    prompt = ask.ids(i, example, max_length=longest)
-    completion = ask.tokenizer.encode(example.completion, start=False)
-    completion.append(ask.tokenizer.eos_ids[0])
-    if loss_on == 'everything':
-      prompt, completion = layout.whole_text(prompt + completion)
-    prompt_ids.append(prompt)
-    completion_ids.append([completion])
-  prompts = layout.prompts(prompt_ids, multiple=ask.multiple)
-  return layout.branches(
-    prompts, completion_ids, max_length=max_length, multiple=multiple
   )
 
 

@@ -22,7 +22,6 @@ from grpo_jax import (
   questions,
   rewards,
   rollout,
-  sft,
   sharding,
   tasks,
   training,
@@ -50,7 +49,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   stages.retired = set(loop.extra.get('retired', []))
   by_ratio = cfg.algorithm.loss.name in ('clip', 'gspo', 'gmpo', 'sapo')
   one_update = cfg.updates.epochs * cfg.updates.minibatches == 1
-  if one_update and by_ratio and not training.critic_wanted(cfg):
+  if one_update and by_ratio and not config.critic_wanted(cfg):
     logging.warning(
       'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
       'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
@@ -91,12 +90,8 @@ class Stages:
     self.cfg, self.policy = cfg, pol
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=False)
     self.retired: set[int] = set()  # examples that are not asked again
-    if cfg.algorithm.teacher_traces and not self._example(0).completion:
-      raise ValueError(
-        'algorithm.teacher_traces=1, but the task gives no completion to teach '
-        'by; name the field that holds it (task.completion_field) or use '
-        'another task'
-      )
+    if cfg.algorithm.teacher_traces:
+      questions.completion_of(self._example(0))
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)
@@ -196,10 +191,9 @@ class Stages:
     given = None
     if self.cfg.algorithm.teacher_traces:
       given = self.put(
-        sft.lay_out(
-          self.questions,
+        self.questions.with_completions(
           examples,
-          loss_on='completion',
+          everything=False,
           max_length=self.cfg.sample.max_completion_length,
           multiple=self.cfg.updates.length_multiple,
         )

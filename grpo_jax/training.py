@@ -156,14 +156,9 @@ def policy_trainer(policy: Policy, cfg) -> Trainer:
   )
 
 
-def critic_wanted(cfg) -> bool:
-  """Whether the advantages need a value model: then it is PPO."""
-  return cfg.algorithm.advantages.get('name') == 'gae'
-
-
 def critic_warmup(cfg) -> int:
   """First rollouts that the policy does not learn from."""
-  return cfg.critic.warmup_steps if critic_wanted(cfg) else 0
+  return cfg.critic.warmup_steps if config.critic_wanted(cfg) else 0
 
 
 def assign_credit(policy: Policy, cfg) -> Callable[..., tuple[Batch, dict]]:
@@ -171,7 +166,7 @@ def assign_credit(policy: Policy, cfg) -> Callable[..., tuple[Batch, dict]]:
   a, filters = cfg.algorithm, cfg.filters
   in_reward = a.kl_in == 'reward' and a.kl_coef > 0
   penalty = config.pick(losses, a.kl, takes=KL) if in_reward else None
-  estimate = credit.by_critic if critic_wanted(cfg) else credit.by_group
+  estimate = credit.by_critic if config.critic_wanted(cfg) else credit.by_group
   given = config.pick(importance, a.importance, takes=('log_ratio', 'mask'))
   fn = functools.partial(
     credit.assign,
@@ -201,7 +196,7 @@ def abstract_batch(cfg, *, minibatches: int) -> Batch:
     jax.ShapeDtypeStruct(shape, dtype)
     for dtype in (jnp.int32, jnp.bool_, jnp.float32)
   )
-  critic = critic_wanted(cfg)
+  critic = config.critic_wanted(cfg)
   return Batch(
     trunk=jax.ShapeDtypeStruct((q, trunk), jnp.int32),
     trunk_mask=jax.ShapeDtypeStruct((q, trunk), jnp.bool_),

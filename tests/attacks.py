@@ -121,8 +121,9 @@ time.sleep(1000)""",
     'failed|time',
     """
 import ctypes, os, time
+clone = 56 if os.uname().machine == 'x86_64' else 220
 for _ in range(40):  # CLONE_PARENT
-  if ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0:
+  if ctypes.CDLL(None).syscall(clone, 0x8000 | 17, 0, 0, 0, 0) == 0:
     time.sleep(1000)
 def double(x): pass""",
   ),

@@ -53,8 +53,12 @@ def test_a_program_follows_its_prefix_or_continues_it():
   assert joined(prefix, '  return 1\n', 'f') == prefix + '  return 1\n'
   whole = 'def f(x): return 1'
   assert joined(prefix, whole, 'f') == f'{prefix}\n\n{whole}'
-  future = 'from __future__ import annotations\n'
-  assert joined(prefix, future + whole, 'f') == f'{future}{prefix}\n\n{whole}'
+  for future in (
+    'from __future__ import annotations\n',
+    'from __future__ import (\n  annotations,\n  division,\n)\n',
+  ):
+    after = f'{future}{prefix}\n\n{whole}'
+    assert joined(prefix, future + whole, 'f') == after
 
 
 def test_a_right_program_scores_1_and_a_wrong_one_0():
@@ -122,6 +126,13 @@ def test_pairs_that_the_prompt_shows_earn_nothing():
   # Then there is nothing to earn.
   shown = SUMS | {'visible': 3}
   assert reward_of(fenced(attacks.ADDS), shown, partial=True) == 0.0
+
+
+def test_many_slow_pairs_end_and_those_not_reached_are_wrong(monkeypatch):
+  monkeypatch.setattr(code_execution, '_ALL_PAIRS', 0.2)
+  slow = fenced('import time\ntime.sleep(0.5)\nprint(3)')
+  pairs = {'inputs': [''] * 40, 'outputs': ['3'] * 40}
+  assert 0 < reward_of(slow, pairs, partial=True) < 1
 
 
 @pytest.mark.parametrize(

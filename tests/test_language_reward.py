@@ -156,10 +156,18 @@ def test_digits_code_and_mathematics_are_no_words(noise):
   assert counts == {'en': 11}
 
 
-def test_code_that_was_cut_is_no_word_either():
-  assert languages.words_by_language('We run it: ```für und mit nicht') == {
-    'en': 3
-  }
+@pytest.mark.parametrize('mark', ['```', '$$', r'\[', r'\begin{x}'])
+def test_a_mark_left_open_hides_nothing(mark):
+  counts = languages.words_by_language(
+    f'We run it: {mark} für und mit nicht noch einmal'
+  )
+  assert counts['en'] == 3 and counts['de'] >= 5
+
+
+def test_many_combining_marks_take_no_time():
+  start = time.monotonic()
+  languages.words_by_language('We add a' + '\u0301\u0316' * 100_000)
+  assert time.monotonic() - start < 5.0  # minutes, all at once
 
 
 def test_prices_are_not_mathematics():

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from grpo_jax import measures
+from grpo_jax import evaluate, measures, tasks
+from grpo_jax.rewards import text
 
 
 @pytest.mark.parametrize('k', [1, 2, 3, 6])
@@ -78,9 +79,6 @@ def test_the_standard_error_is_over_problems():
 
 
 def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
-  from grpo_jax import evaluate, tasks
-  from grpo_jax.rewards import text
-
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')
   rows = [[f'<answer>{a}</answer>' for a in ('04', '7', '4.0', '7', '4')]]
@@ -90,3 +88,21 @@ def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   )  # fmt: skip
   assert result['cons@5'] == 1.0
   assert result['pass@1'] == 3 / 5
+
+
+def test_a_program_is_judged_once():
+  judged = []
+
+  def verify(answer, example):
+    judged.append(answer)
+    return answer == 'good'
+
+  example = tasks.Example(prompt='?', answer='')
+  rows = [['```\ngood\n```', '```\nbad\n```', 'no program']]
+  result = evaluate.summarise(
+    tasks.Task(1, lambda i: example, verify), [example], rows,
+    np.ones((1, 3), bool), np.full((1, 3), 3),
+    ks=(1,), votes=(), extract=text.program,
+  )  # fmt: skip
+  assert sorted(judged) == ['bad', 'good']
+  assert result['pass@1'] == result['lenient'] == pytest.approx(1 / 3)

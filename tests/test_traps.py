@@ -23,7 +23,6 @@ from grpo_jax import (
   programs,
   questions,
   rollout,
-  sft,
   sharding,
   tasks,
   tokenizer,
@@ -305,10 +304,9 @@ def test_a_completion_to_learn_ends_with_the_stop_token_and_counts_it():
   task = tasks.arithmetic(split='train', size=9, min_ops=1, max_ops=1)
   letters = tokenizer.char(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
   ask = questions.questions_of(task, config(), letters)
-  host = sft.lay_out(
-    ask,
+  host = ask.with_completions(
     [task.example(i) for i in range(9)],
-    loss_on='completion',
+    everything=False,
     max_length=64,
     multiple=8,
   )

@@ -15,12 +15,17 @@ An example's `data` holds one of
 
 from collections.abc import Callable
 import re
+import time
 
 from grpo_jax.rewards import sandbox, sandbox_modes, text
 from grpo_jax.rewards.fault_counts import record
 from grpo_jax.rewards.rules import Reward
 
-_FUTURE = re.compile(r'^from __future__ import [^\n]*\n?', re.MULTILINE)
+_FUTURE = re.compile(
+  r'^from __future__ import (?:\([^)]*\)|[^\n(])*\n?', re.MULTILINE
+)
+# Times a program's wall time that all of its pairs may take together.
+_ALL_PAIRS = 6
 
 
 def code(
@@ -41,7 +46,8 @@ def code(
     task: its first example shows whether it has tests.
     mode: 'bubblewrap', 'rlimits', or 'auto' for the first that works.
     partial: pays the share of input/output pairs that are right; those that
-      the prompt shows earn nothing. A test is passed as a whole or not.
+      the prompt shows earn nothing. A test is passed as a whole or not. Pairs
+      not reached within six times wall_seconds count as wrong.
     wall_seconds, cpu_seconds, memory_mb, output_bytes, processes, file_mb: of
       each run of a program, see `sandbox.Limits`.
 
@@ -122,7 +128,7 @@ def _by_pairs(source, data, partial, limits, place) -> float:
   first = data.get('visible', 0) if partial else 0
   if first >= len(pairs):
     raise ValueError('every pair of an example is shown in its prompt')
-  right = 0
+  right, deadline = 0, time.monotonic() + _ALL_PAIRS * limits.wall_seconds
   for given, expected in pairs[first:]:
     result = sandbox.run(source, stdin=given, limits=limits, sandbox=place)
     passed = result.outcome == 'exited 0'
@@ -131,6 +137,8 @@ def _by_pairs(source, data, partial, limits, place) -> float:
       # Any more of a program that is too slow would take as long each.
       break
     right += passed
+    if time.monotonic() > deadline:
+      break
   share = right / len(pairs[first:])
   return share if partial else float(share == 1.0)
 

@@ -56,8 +56,8 @@ _TOKEN = re.compile(
   rf'|(?P<han>[{_HAN}{_KANA}\U00020000-\U0003ffff])'
   r'|(?P<other>[^\W\d_])|(?P<end>[.!?。！？…\n]+)'
 )
-# Delimited parts that are code or mathematics. A part may be left open by a
-# completion that was cut.
+# Delimited parts that are code or mathematics. One that is left open is prose:
+# a lone mark must not hide all that follows.
 _PARTS = (
   ('```', '```'),
   ('~~~', '~~~'),
@@ -143,7 +143,9 @@ def words_by_language(prose: str) -> dict[str, float]:
 
 def _prose(content: str) -> str:
   """The text without code, mathematics, addresses and names with digits."""
-  content = unicodedata.normalize('NFC', content)
+  # In pieces, as its time is quadratic in a run of combining marks.
+  pieces = (content[i : i + 1000] for i in range(0, len(content), 1000))
+  content = ''.join(unicodedata.normalize('NFC', piece) for piece in pieces)
   content = _END.sub(r'\\end', content)
   for opening, closing in _PARTS:
     content = _without(content, opening, closing)
@@ -153,10 +155,10 @@ def _prose(content: str) -> str:
 def _without(content: str, opening: str, closing: str) -> str:
   kept, at = [], 0
   while (start := content.find(opening, at)) >= 0:
-    kept.append(content[at:start])
     end = content.find(closing, start + len(opening))
     if end < 0:
-      return ' '.join(kept)
+      break
+    kept.append(content[at:start])
     at = end + len(closing)
   return ' '.join([*kept, content[at:]])
 

@@ -37,9 +37,14 @@ What this does not do:
 - Arguments and results must be plain data, and a test does not see a change
   that a function makes to its arguments.
 - Memory and disk of all processes together are looked at ten times a second,
-  and may pass their limits in between; kernel memory is not counted.
+  and may pass their limits in between; kernel memory, shared memory that no
+  process has touched since, and removed files that are only mapped are not
+  counted. Each process's own limits hold for those.
 - Limits are a program's: n at a time may use n times as much. On a machine
   that is too busy, wall time runs out for right programs too.
+- What all users may read under /usr, a program may read.
+- A supervisor killed from outside takes its program along, not what that had
+  started, except under bubblewrap.
 - No site-packages, no /proc, /etc or /dev/shm: third-party packages and locks
   of multiprocessing are missing.
 """

@@ -86,6 +86,8 @@ def enter(
   getattr(libc, 'mallopt', lambda *_: 0)(_ARENAS_MAX, 1)
   if 'user' in layers:
     _become(libc, uid, read_past=read_past)
+  elif os.geteuid() == 0:
+    _keep(libc, 0)  # a root that may not change its user
   libc.prctl(_PDEATHSIG, 9, 0, 0, 0)
   if folder:
     # A supervisor without privileges, too, is to see its open files.
@@ -124,9 +126,14 @@ def _become(libc, uid: int, *, read_past: bool):
   os.setresgid(uid, uid, uid)
   os.setresuid(uid, uid, uid)
   if read_past:
-    header = struct.pack('<Ii', 0x20080522, 0)
-    rights = struct.pack('<6I', _READ_SEARCH, _READ_SEARCH, 0, 0, 0, 0)
-    _check(libc.capset(header, rights) == 0, 'user')
+    _keep(libc, _READ_SEARCH)
+
+
+def _keep(libc, capabilities: int):
+  """Gives up all of root's rights but these of the first 32."""
+  header = struct.pack('<Ii', 0x20080522, 0)
+  rights = struct.pack('<6I', capabilities, capabilities, 0, 0, 0, 0)
+  _check(libc.capset(header, rights) == 0, 'user')
 
 
 def _check(done: bool, layer: str):
