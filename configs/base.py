@@ -63,6 +63,9 @@ def get_config() -> ConfigDict:
   )
   c.tokenizer = dict(alphabet='', specials=())  # of fresh models: characters
   c.dtype = 'auto'  # of matmuls and caches: bfloat16 on TPU, float32 elsewhere
+  # Of whole sequences, a function of models.causal: full, chunked or splash;
+  # auto is splash on TPU and full elsewhere.
+  c.attention = 'auto'
 
   # What is asked. `task` names a function in grpo_jax.tasks.
   c.task = dict(name='arithmetic', split='train', seed=0, size=100_000)

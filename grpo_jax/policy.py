@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from grpo_jax import checkpoints, sharding
+from grpo_jax import checkpoints, config, sharding
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
@@ -32,6 +32,7 @@ class Policy:
   mesh: Mesh
   rules: Mapping  # 'train' and 'sample': logical axis -> mesh axes
   dtype: jnp.dtype  # of matmuls and caches
+  attention: str  # of whole sequences: a function of models.causal
   # shardings -> step of the run's checkpoint, if it is one, fp32 parameters
   load: Callable[[PyTree], tuple[int | None, PyTree]]
   files: Mapping[str, str]  # texts of an HF folder, without the weights
@@ -85,13 +86,15 @@ def open_policy(cfg) -> Policy:
       f'{source}: the tokenizer has {tokenizer.vocab_size} tokens, the model '
       f'rows for {model.vocab_size} only; they are not of the same model'
     )
+  mesh = sharding.make_mesh(cfg.mesh)
   return Policy(
     model=model,
     tokenizer=tokenizer,
     declared=transformer.declare(model),
-    mesh=sharding.make_mesh(cfg.mesh),
+    mesh=mesh,
     rules=cfg.rules.to_dict(),
-    dtype=_dtype(cfg.dtype),
+    dtype=dtype_of(cfg.dtype, mesh),
+    attention=attention_of(cfg.attention, mesh),
     load=load,
     files=files,
   )
@@ -171,12 +174,21 @@ def _texts(folder):
   }
 
 
-def _dtype(name):
+def dtype_of(name: str, mesh: Mesh) -> jnp.dtype:
+  """Of `cfg.dtype` on these devices."""
   if name == 'auto':
-    name = 'bfloat16' if jax.default_backend() == 'tpu' else 'float32'
+    name = 'bfloat16' if sharding.on_tpu(mesh) else 'float32'
   if name not in ('bfloat16', 'float32'):
     raise ValueError(f'dtype={name!r} is not one of auto, bfloat16, float32')
   return jnp.dtype(name)
+
+
+def attention_of(name: str, mesh: Mesh) -> str:
+  """Of `cfg.attention` on these devices."""
+  if name == 'auto':
+    name = 'splash' if sharding.on_tpu(mesh) else 'full'
+  config.one_of('attention', name, ('full', 'chunked', 'splash'))
+  return name
 
 
 def with_dtype(files: Mapping[str, str], dtype: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from grpo_jax import logprobs, sampling, sharding
-from grpo_jax.models import transformer
+from grpo_jax.models import causal, transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 
@@ -94,7 +94,14 @@ def sampler(
   )
   return functools.partial(
     sampling.sample,
-    jax.jit(functools.partial(transformer.prefill, model, dtype=dtype)),
+    jax.jit(
+      functools.partial(
+        transformer.prefill,
+        model,
+        dtype=dtype,
+        attend=attention(policy, 'sample'),
+      )
+    ),
     jax.jit(start, out_shardings=(state_sharding, rows)),
     jax.jit(decode, donate_argnums=2, out_shardings=(state_sharding, whole)),
     # The cache changes size, so its old buffers cannot be reused.
@@ -102,6 +109,26 @@ def sampler(
     jax.jit(sampling.finish_decoding, out_shardings=rows),
     max_length=max_completion_length,
     chunk=chunk,
+  )
+
+
+def attention(policy: Policy, rules: str) -> Callable:
+  """The policy's function of `causal`, bound to its mesh where it asks for one.
+
+  Args:
+    policy: names it.
+    rules: 'train' or 'sample'.
+  """
+  attend = getattr(causal, policy.attention)
+  if policy.attention != 'splash':
+    return attend
+  named = policy.rules[rules]
+  return functools.partial(
+    attend,
+    mesh=policy.mesh,
+    rows=sharding.spec(('prompts',), named),
+    heads=named['heads'],
+    interpret=not sharding.on_tpu(policy.mesh),
   )
 
 
@@ -118,16 +145,23 @@ def hidden_states(
       f'updates.remat={remat!r} is not one of {", ".join(transformer.REMAT)}'
     )
   model, dtype = policy.model, policy.dtype
+  attend = attention(policy, 'train')
 
   def fn(params, batch):
     prompts = Prompts(
       trunk=batch.trunk, trunk_mask=batch.trunk_mask, last=batch.inputs[:, 0, 0]
     )
     trunk = transformer.prefill(
-      model, params, prompts, dtype=dtype, remat=remat
+      model, params, prompts, dtype=dtype, remat=remat, attend=attend
     )
     return transformer.branches(
-      model, params, batch.inputs, trunk, dtype=dtype, remat=remat
+      model,
+      params,
+      batch.inputs,
+      trunk,
+      dtype=dtype,
+      remat=remat,
+      attend=attend,
     )
 
   return fn

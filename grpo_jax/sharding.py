@@ -50,6 +50,11 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
   )
 
 
+def on_tpu(mesh: Mesh) -> bool:
+  """Whether its devices are TPUs, also ones that only the compiler knows."""
+  return mesh.devices.flat[0].platform == 'tpu'
+
+
 def spec(axes: tuple[str | None, ...], rules: Mapping) -> PartitionSpec:
   """PartitionSpec of an array with these logical axes.
 

@@ -133,6 +133,7 @@ def policy_on(mesh, model, params):
     mesh=mesh,
     rules=RULES,
     dtype=jnp.dtype('float32'),
+    attention='full',
     # A copy: the state is donated, and what is put may share its buffers.
     load=lambda s: (None, jax.device_put(jax.tree.map(np.array, params), s)),
     files={},

@@ -9,14 +9,15 @@ leading axis and scanned; given as a list (`unstack`), they are unrolled, which
 spares a decode step the copy of each layer's weights.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from grpo_jax.models import attention
+from grpo_jax.models import attention, causal
 from grpo_jax.models.params import Param
 from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
 
@@ -113,20 +114,25 @@ def unstack(params: PyTree) -> PyTree:
 
 
 def prefill(
-  c: Config, params: PyTree, prompts: Prompts, *, dtype, remat='none'
+  c: Config,
+  params: PyTree,
+  prompts: Prompts,
+  *,
+  dtype,
+  remat: str = 'none',
+  attend: Callable = causal.full,
 ) -> Trunk:
-  """Runs every trunk once. See `structs.Trunk`."""
+  """Runs every trunk once. See `structs.Trunk`; `attend` is of `causal`."""
   mask = prompts.trunk_mask
   width = mask.shape[1]
   length = mask.sum(1, dtype=jnp.int32)
   positions = jnp.arange(width, dtype=jnp.int32) - (width - length)[:, None]
-  causal = jnp.tril(jnp.ones((width, width), bool))
   _, kv = forward(
     c,
     params,
     prompts.trunk[:, None],
     jnp.maximum(positions, 0)[:, None],
-    (causal & mask[:, None, :])[:, None],
+    functools.partial(attend, valid=mask),
     dtype=dtype,
     remat=remat,
   )
@@ -141,17 +147,16 @@ def branches(
   trunk: Trunk,
   *,
   dtype,
-  remat='none',
+  remat: str = 'none',
+  attend: Callable = causal.full,
 ) -> Float[Array, 'Q G C D']:
   """Final hidden states of whole branches over their trunk, for training."""
-  size = inputs.shape[2]
-  steps = jnp.arange(size, dtype=jnp.int32)
+  steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
   positions = jnp.broadcast_to(
     trunk.length[:, None, None] + steps, inputs.shape
   )
-  causal = jnp.tril(jnp.ones((size, size), bool))[None, None]
   hidden, _ = forward(
-    c, params, inputs, positions, causal, trunk=trunk, dtype=dtype, remat=remat
+    c, params, inputs, positions, attend, trunk=trunk, dtype=dtype, remat=remat
   )
   return hidden
 
@@ -183,12 +188,16 @@ def step(
   )
   slots = cache[0].k.shape[3]
   seen = (jnp.arange(slots) <= t)[None, None, None]
+
+  def attend(q, k, v, trunk):
+    return attention.attend(q, k, v, seen, trunk)
+
   hidden, cache = forward(
     c,
     params,
     tokens[:, :, None],
     positions,
-    seen,
+    attend,
     trunk=trunk,
     cache=(cache, t),
     dtype=dtype,
@@ -201,7 +210,7 @@ def forward(
   params: PyTree,
   tokens: Int[Array, 'Q G C'],
   positions: Int[Array, 'Q G C'],
-  mask: Bool[Array, '#Q #G C S'],
+  attend: Callable,
   *,
   trunk: Trunk | None = None,
   cache: tuple[list[KV], Array] | None = None,
@@ -214,7 +223,7 @@ def forward(
     c: sizes.
     params: as declared, or with the layers as a list.
     tokens, positions: of this call's tokens.
-    mask: own slots each token sees; S = C without a cache.
+    attend: (q, k, v, trunk) -> [Q G N C H]; see `causal`.
     trunk: keys and values shared by a group.
     cache: a KV [Q G K S H] a layer, and the slot to write this call's at.
     dtype: of matmuls and of the keys and values returned.
@@ -230,7 +239,7 @@ def forward(
   )
   x = params['embed'][tokens].astype(dtype)
   one_layer = functools.partial(
-    _layer, c, positions=positions, frequencies=frequencies, mask=mask
+    _layer, c, positions=positions, frequencies=frequencies, attend=attend
   )
 
   if isinstance(params['layers'], list):
@@ -268,7 +277,7 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
   return (wide * scale).astype(x.dtype)
 
 
-def _layer(c, x, w, trunk, cache, *, positions, frequencies, mask):
+def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend):
   """One block; `trunk` and `cache` are this layer's."""
   w = jax.tree.map(lambda p: p.astype(x.dtype), w)
   y = rms_norm(x, w['attn_norm'], c.norm_eps)
@@ -284,7 +293,7 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, mask):
     past, t = cache
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=3)
     kv = KV(k=write(past.k, k, t), v=write(past.v, v, t))
-  y = attention.attend(q, kv.k, kv.v, mask, trunk)
+  y = attend(q, kv.k, kv.v, trunk)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))
   y = rms_norm(x, w['mlp_norm'], c.norm_eps)

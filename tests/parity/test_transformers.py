@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from grpo_jax.models import (
+  causal,
   families,
   gguf,
   hf,
@@ -77,7 +78,7 @@ def our_logits(config, weights, ids):
       weights,
       ids[:, None],
       jnp.broadcast_to(jnp.arange(length), (len(ids), 1, length)),
-      jnp.tril(jnp.ones((length, length), bool))[None, None],
+      causal.full,
       dtype=jnp.float32,
     )
     head = transformer.head(weights)
