@@ -5,7 +5,10 @@ The union of four of its sets, tidied and without duplicates. The source has
 no split, so it is made here, by hash.
 """
 
+from fractions import Fraction
 import html
+import itertools
+import operator
 import pathlib
 import re
 
@@ -19,6 +22,12 @@ _FILES = tuple(
 )
 _TEST_SHARE = 0.2
 _NUMERAL = re.compile(r'[0-9]+(?:\.[0-9]+)?')
+_OPERATIONS = {
+  '+': operator.add,
+  '-': operator.sub,
+  '*': operator.mul,
+  '/': operator.truediv,
+}
 
 
 class MawpsBuilder(tfds.core.GeneratorBasedBuilder):
@@ -79,11 +88,47 @@ def mawps(*, split: str, folder: str = '', data_dir: str = '') -> common.Task:
 
   def make(i):
     row = rows[i]
-    completion = f'<answer>{row["answer"]}</answer>'
+    completion = worked(row['question'], row['answer'])
     return common.Example(row['question'], row['answer'], completion)
 
   source = folder if folder else 'mawps'
   return common.Task(len(rows), make, _check, source=source)
+
+
+def worked(question: str, answer: str) -> str:
+  """A completion with the steps of the first expression that fits.
+
+  The source gives no solutions. One or two operations on numbers of the
+  question, in any order, that give the answer are most often the right ones;
+  where none do, the answer stands alone.
+  """
+  numerals = _NUMERAL.findall(re.sub(r'(?<=\d),(?=\d{3})', '', question))
+  steps = _steps([Fraction(n) for n in numerals], Fraction(answer))
+  thought = f'<think>{steps}</think>' if steps else ''
+  return f'{thought}<answer>{answer}</answer>'
+
+
+def _steps(numbers: list[Fraction], answer: Fraction) -> str:
+  """One operation, or else two, from numbers to the answer; '' without any."""
+  for depth in (1, 2):
+    for chosen in itertools.permutations(numbers, depth + 1):
+      for operations in itertools.product('+-*/', repeat=depth):
+        value, written = chosen[0], []
+        for sign, other in zip(operations, chosen[1:], strict=True):
+          if sign == '/' and not other:
+            break
+          result = _OPERATIONS[sign](value, other)
+          written.append(
+            f'{_shown(value)} {sign} {_shown(other)} = {_shown(result)}'
+          )
+          value = result
+        if len(written) == depth and value == answer:
+          return ', '.join(written)
+  return ''
+
+
+def _shown(value: Fraction) -> str:
+  return str(value) if value.denominator == 1 else f'{float(value):g}'
 
 
 def tidy(question: str) -> str:
