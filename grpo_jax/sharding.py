@@ -115,6 +115,11 @@ def rows(mesh: Mesh, rules: Mapping) -> NamedSharding:
   return NamedSharding(mesh, spec(('prompts',), rules))
 
 
+def without_layers(stacked: NamedSharding) -> NamedSharding:
+  """Of one layer of parameters that are stacked on their first axis."""
+  return NamedSharding(stacked.mesh, PartitionSpec(*stacked.spec[1:]))
+
+
 def row_ways(mesh: Mesh, rules: Mapping) -> int:
   """Over how many devices Q is split."""
   return _ways(mesh, spec(('prompts',), rules)[0])

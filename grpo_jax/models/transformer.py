@@ -113,6 +113,12 @@ def unstack(params: PyTree) -> PyTree:
   return params | {'layers': layers}
 
 
+def as_stored(name: str, weights: PyTree) -> PyTree:
+  """Weights where they are: on one device, or split by the compiler."""
+  del name
+  return weights
+
+
 def prefill(
   c: Config,
   params: PyTree,
@@ -121,8 +127,9 @@ def prefill(
   dtype,
   remat: str = 'none',
   attend: Callable = causal.full,
+  gather: Callable = as_stored,
 ) -> Trunk:
-  """Runs every trunk once. See `structs.Trunk`; `attend` is of `causal`."""
+  """Runs every trunk once. See `structs.Trunk`; the rest as in `forward`."""
   mask = prompts.trunk_mask
   width = mask.shape[1]
   length = mask.sum(1, dtype=jnp.int32)
@@ -135,6 +142,7 @@ def prefill(
     functools.partial(attend, valid=mask),
     dtype=dtype,
     remat=remat,
+    gather=gather,
   )
   kv = KV(k=kv.k[:, :, 0], v=kv.v[:, :, 0])
   return Trunk(kv=kv, mask=mask, length=length)
@@ -149,6 +157,7 @@ def branches(
   dtype,
   remat: str = 'none',
   attend: Callable = causal.full,
+  gather: Callable = as_stored,
 ) -> Float[Array, 'Q G C D']:
   """Final hidden states of whole branches over their trunk, for training."""
   steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
@@ -156,7 +165,15 @@ def branches(
     trunk.length[:, None, None] + steps, inputs.shape
   )
   hidden, _ = forward(
-    c, params, inputs, positions, attend, trunk=trunk, dtype=dtype, remat=remat
+    c,
+    params,
+    inputs,
+    positions,
+    attend,
+    trunk=trunk,
+    dtype=dtype,
+    remat=remat,
+    gather=gather,
   )
   return hidden
 
@@ -216,6 +233,7 @@ def forward(
   cache: tuple[list[KV], Array] | None = None,
   dtype,
   remat: str = 'none',
+  gather: Callable = as_stored,
 ) -> tuple[Float[Array, 'Q G C D'], KV | list[KV]]:
   """The decoder.
 
@@ -229,6 +247,8 @@ def forward(
     dtype: of matmuls and of the keys and values returned.
     remat: 'none', 'full' (keep only each layer's input) or 'dots' (keep
       matmul results without batch dimensions).
+    gather: (name, weights) -> the same, whole on each device that is to use
+      them: 'embed', or a layer's by 'layers'.
 
   Returns:
     Hidden states after the final norm, and this call's keys and values
@@ -237,9 +257,14 @@ def forward(
   frequencies = attention.rope_frequencies(
     c.head_dim, theta=c.rope_theta, scaling=c.rope_scaling
   )
-  x = params['embed'][tokens].astype(dtype)
+  x = gather('embed', params['embed'])[tokens].astype(dtype)
   one_layer = functools.partial(
-    _layer, c, positions=positions, frequencies=frequencies, attend=attend
+    _layer,
+    c,
+    positions=positions,
+    frequencies=frequencies,
+    attend=attend,
+    gather=gather,
   )
 
   if isinstance(params['layers'], list):
@@ -277,9 +302,10 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
   return (wide * scale).astype(x.dtype)
 
 
-def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend):
+def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
   """One block; `trunk` and `cache` are this layer's."""
-  w = jax.tree.map(lambda p: p.astype(x.dtype), w)
+  # Cast first: what travels is half as much.
+  w = gather('layers', jax.tree.map(lambda p: p.astype(x.dtype), w))
   y = rms_norm(x, w['attn_norm'], c.norm_eps)
   q, k, v = (_heads(y, w, name) for name in 'qkv')
   if c.qk_norm:
