@@ -11,7 +11,7 @@ import json
 
 import jax
 
-from grpo_jax import cli, config, critic, policy, sharding, training
+from grpo_jax import cli, config, critic, policy, training
 
 
 def run(cfg, _) -> None:
@@ -19,7 +19,7 @@ def run(cfg, _) -> None:
   pol = policy.open_policy(cfg)
   learner = critic.learner(pol, cfg)
   state = learner.policy.abstract
-  config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
+  config.validate(cfg, ways=pol.rows('train').ways)
   batch = training.abstract_batch(cfg, minibatches=cfg.updates.minibatches)
   rows = {
     'parameters': _bytes(state.params),

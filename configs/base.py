@@ -141,7 +141,10 @@ def get_config() -> ConfigDict:
   c.updates = dict(
     epochs=1,  # passes over a rollout
     minibatches=1,  # optimizer updates per pass
-    microbatches=1,  # parts of a minibatch, scanned; changes memory only
+    # Parts of a minibatch, scanned, by prompts and within each group; they
+    # change memory only. Every part of a group computes its trunk again.
+    microbatches=1,
+    group_microbatches=1,
     remat='dots',  # none, dots, full: what the backward pass recomputes
     logits_chunk=16,  # positions whose logits exist at a time
     length_multiple=16,  # branches are cut to a multiple of this
@@ -205,6 +208,11 @@ def get_config() -> ConfigDict:
     samples=16,  # completions written each time
     tensorboard=True,
   )
+
+  # What launch/ asks for: the job (train or sft), the TPU slice that the config
+  # is meant for, and the published size of `init_from`, a name in
+  # models.families.SIZES, by which launch.compile_check knows the model.
+  c.launch = dict(job='train', topology='', size='')
 
   # Devices. One mesh axis may be -1: all that remain.
   c.mesh = dict(data=1, fsdp=-1, tensor=1)

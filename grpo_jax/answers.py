@@ -6,7 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from grpo_jax import layout, programs, rollout, sharding
+from grpo_jax import layout, programs, rollout
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
 from grpo_jax.structs import PyTree
@@ -52,9 +52,9 @@ class Answerer:
         `programs.sampler`.
     """
     self.policy, self.questions = policy, questions
-    self.rows = sharding.rows(policy.mesh, policy.rules['sample'])
-    ways = sharding.row_ways(policy.mesh, policy.rules['sample'])
-    self.batch = layout.round_up(batch_prompts, ways)
+    policy = policy.for_groups_of(samples)
+    self.rows = policy.rows('sample')
+    self.batch = layout.round_up(batch_prompts, self.rows.ways[0])
     self.sample = programs.sampler(
       policy,
       group_size=samples,
@@ -79,7 +79,7 @@ class Answerer:
       part = list(examples[start : start + self.batch])
       # The last batch is filled up, so that it runs the same program.
       filled = part + [part[-1]] * (self.batch - len(part))
-      prompts = sharding.put(self.questions.encode(filled), self.rows)
+      prompts = self.rows.put(self.questions.encode(filled))
       got = self.sample(params, prompts, key, first=start)
       completions, finished = rollout.read_texts(
         got, decode=self.policy.decode, stop_ids=self.policy.stop_ids

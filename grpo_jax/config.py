@@ -88,12 +88,12 @@ def critic_wanted(cfg) -> bool:
   return cfg.algorithm.advantages.get('name') == 'gae'
 
 
-def validate(cfg, *, row_ways: int) -> None:
+def validate(cfg, *, ways: tuple[int, int]) -> None:
   """Checks what can be known from numbers alone.
 
   Args:
     cfg: the whole config of a training run.
-    row_ways: devices that prompts are split over.
+    ways: devices that prompts, and samples of each, are split over.
 
   Raises:
     ValueError: with the numbers and the remedy.
@@ -110,6 +110,7 @@ def validate(cfg, *, row_ways: int) -> None:
     'updates.epochs',
     'updates.minibatches',
     'updates.microbatches',
+    'updates.group_microbatches',
     'updates.logits_chunk',
     'updates.length_multiple',
     'updates.max_nonfinite',
@@ -124,16 +125,24 @@ def validate(cfg, *, row_ways: int) -> None:
   _validate_algorithm(cfg)
   _validate_filters(cfg)
   if critic_wanted(cfg):
-    _validate_critic(cfg, row_ways)
+    _validate_critic(cfg, ways[0])
   divides(
     cfg.prompts_per_step,
     {
       'updates.minibatches': cfg.updates.minibatches,
       'updates.microbatches': cfg.updates.microbatches,
-      'devices': row_ways,
+      'devices': ways[0],
     },
     field='prompts_per_step',
   )
+  parts = {
+    'updates.group_microbatches': cfg.updates.group_microbatches,
+    'devices': ways[1],
+  }
+  divides(cfg.group_size, parts, field='group_size')
+  if cfg.algorithm.teacher_traces:
+    # The sampler makes one less.
+    divides(cfg.group_size - 1, {'devices': ways[1]}, field='group_size - 1')
 
 
 def _validate_algorithm(cfg) -> None:

@@ -50,6 +50,20 @@ class Policy:
     """A NamedSharding per parameter, by rules 'train' or 'sample'."""
     return sharding.param_shardings(self.declared, self.mesh, self.rules[rules])
 
+  def rows(self, rules: str) -> sharding.Rows:
+    """Where prompts and samples lie, by rules 'train' or 'sample'."""
+    return sharding.Rows(self.mesh, self.rules[rules])
+
+  def for_groups_of(self, size: int) -> 'Policy':
+    """The same, prompts split also over devices that cannot split samples."""
+    rules = dict(self.rules)
+    for name, named in self.rules.items():
+      if size % self.rows(name).ways[1]:
+        axes = sharding.axes_of(named['prompts'])
+        axes += sharding.axes_of(named['samples'])
+        rules[name] = named | {'prompts': axes, 'samples': None}
+    return dataclasses.replace(self, rules=rules)
+
   def params(self) -> PyTree:
     """The parameters it starts from, in fp32, by the training rules."""
     return self.checkpoint()[1]

@@ -6,15 +6,17 @@ first use, once per shape.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import zlib
 
 import jax
+from jax.sharding import NamedSharding
 
 from grpo_jax import logprobs, sampling, sharding
 from grpo_jax.models import causal, transformer
 from grpo_jax.policy import Policy
-from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
+from grpo_jax.structs import Array, Batch, KV, Prompts, PyTree, Rollout, Trunk
 
 
 def stream(seed: int, name: str, step: int) -> Array:
@@ -29,19 +31,20 @@ def publish(policy: Policy) -> Callable[[PyTree], PyTree]:
   Embedding, final norm and head stay fp32, as the trainer's are: rounded, they
   would give other logits than the trainer's.
   """
-  stacked = sharding.param_shardings(
-    policy.declared, policy.mesh, policy.rules['sample']
-  )
-
-  one_layer = jax.tree.map(sharding.without_layers, stacked['layers'])
-  out = stacked | {'layers': [one_layer] * policy.model.num_layers}
 
   def cast(params):
     params = transformer.unstack(params)
     layers = jax.tree.map(lambda x: x.astype(policy.dtype), params['layers'])
     return params | {'layers': layers}
 
-  return jax.jit(cast, out_shardings=out)
+  return jax.jit(cast, out_shardings=published_shardings(policy))
+
+
+def published_shardings(policy: Policy) -> PyTree:
+  """Where the sampler's parameters lie, as a list of layers."""
+  stacked = policy.shardings('sample')
+  one_layer = jax.tree.map(sharding.without_layers, stacked['layers'])
+  return stacked | {'layers': [one_layer] * policy.model.num_layers}
 
 
 def sampler(
@@ -57,8 +60,14 @@ def sampler(
 ) -> Callable[[PyTree, Prompts, Array], Rollout]:
   """(published params, prompts, key) -> Rollout of `group_size` samples."""
   model, dtype = policy.model, policy.dtype
-  rows = sharding.rows(policy.mesh, policy.rules['sample'])
+  rows = policy.rows('sample')
   whole = sharding.replicated(policy.mesh)
+
+  def prefill(params, prompts):
+    trunk = transformer.prefill(
+      model, params, prompts, dtype=dtype, attend=attention(policy, 'sample')
+    )
+    return jax.lax.with_sharding_constraint(trunk, trunk_shardings(policy))
 
   def start(prompts, key, first):
     state = sampling.start_decoding(
@@ -68,16 +77,18 @@ def sampler(
       cache_shape=(model.num_layers, model.num_kv_heads, model.head_dim),
       dtype=dtype,
     )
-    return state, sampling.row_keys(key, state.token.shape, first)
+    keys = sampling.row_keys(key, state.token.shape, first)
+    return placed(state), rows.constrain(keys)
+
+  def placed(state):
+    """Where it is wanted."""
+    where = decoding_shardings(policy, state)
+    return jax.lax.with_sharding_constraint(state, where)
 
   def grow(state, capacity):
-    return sampling.grow_decoding(state, capacity)
+    return placed(sampling.grow_decoding(state, capacity))
 
-  state_sharding = sampling.Decoding(
-    t=whole, token=rows, done=rows, targets=rows, logprobs=rows, length=rows,
-    cache=rows,
-  )  # fmt: skip
-  decode = functools.partial(
+  step = functools.partial(
     sampling.decode,
     step=functools.partial(transformer.step, model, dtype=dtype),
     head=transformer.head,
@@ -88,23 +99,49 @@ def sampler(
     top_p=top_p,
     min_p=min_p,
   )
+
+  def decode(params, trunk, state, keys):
+    state, finished = step(params, trunk, state, keys)
+    return placed(state), jax.lax.with_sharding_constraint(finished, whole)
+
+  def finish(state, prompts):
+    return rows.constrain(sampling.finish_decoding(state, prompts))
+
   return functools.partial(
     sampling.sample,
-    jax.jit(
-      functools.partial(
-        transformer.prefill,
-        model,
-        dtype=dtype,
-        attend=attention(policy, 'sample'),
-      )
-    ),
-    jax.jit(start, out_shardings=(state_sharding, rows)),
-    jax.jit(decode, donate_argnums=2, out_shardings=(state_sharding, whole)),
+    jax.jit(prefill),
+    jax.jit(start),
+    jax.jit(decode, donate_argnums=2),
     # The cache changes size, so its old buffers cannot be reused.
-    jax.jit(grow, static_argnums=1, out_shardings=state_sharding),
-    jax.jit(sampling.finish_decoding, out_shardings=rows),
+    jax.jit(grow, static_argnums=1),
+    jax.jit(finish),
     max_length=max_completion_length,
     chunk=chunk,
+  )
+
+
+def trunk_shardings(policy: Policy) -> Trunk:
+  """Where a sampler's trunk lies: keys and values [L Q K P H] by heads."""
+  rules = policy.rules['sample']
+  kv, row = (
+    NamedSharding(policy.mesh, sharding.spec(axes, rules))
+    for axes in ((None, 'prompts', 'kv_heads'), ('prompts',))
+  )
+  return Trunk(kv=KV(k=kv, v=kv), mask=row, length=row)
+
+
+def decoding_shardings(
+  policy: Policy, state: sampling.Decoding
+) -> sampling.Decoding:
+  """Where the state of a decode loop lies, its caches by their heads too."""
+  axes = ('prompts', 'samples', 'kv_heads')
+  cache = NamedSharding(
+    policy.mesh, sharding.spec(axes, policy.rules['sample'])
+  )
+  return dataclasses.replace(
+    policy.rows('sample').of(state),
+    t=sharding.replicated(policy.mesh),
+    cache=[KV(k=cache, v=cache)] * policy.model.num_layers,
   )
 
 
@@ -122,7 +159,7 @@ def attention(policy: Policy, rules: str) -> Callable:
   return functools.partial(
     attend,
     mesh=policy.mesh,
-    rows=sharding.spec(('prompts',), named),
+    rows=sharding.spec(('prompts', 'samples'), named),
     heads=named['heads'],
     interpret=not sharding.on_tpu(policy.mesh),
   )
@@ -136,12 +173,12 @@ def gathered(policy: Policy) -> Callable[[str, PyTree], PyTree]:
   TPU computes at a tenth of its speed. So weights are gathered just before
   their use, a layer at a time, and their gradients scattered again.
   """
+  if policy.mesh.size == 1:
+    return transformer.as_stored
   stored = policy.shardings('train')
   whole = sharding.param_shardings(
     policy.declared, policy.mesh, policy.rules['train'] | {'embed': None}
   )
-  if stored == whole or policy.mesh.size == 1:
-    return transformer.as_stored
   one = functools.partial(jax.tree.map, sharding.without_layers)
   stored, whole = (s | {'layers': one(s['layers'])} for s in (stored, whole))
 

@@ -15,7 +15,6 @@ from grpo_jax import (
   policy,
   programs,
   questions,
-  sharding,
   training,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
@@ -26,8 +25,9 @@ SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Fine-tunes from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
-  pol = policy.open_policy(cfg)
-  validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
+  pol = policy.open_policy(cfg).for_groups_of(1)
+  rows = pol.rows('train')
+  validate(cfg, row_ways=rows.ways[0])
   trainer = training.trainer(
     pol,
     cfg,
@@ -43,7 +43,6 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     updates=cfg.steps,
   )
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  rows = sharding.rows(pol.mesh, pol.rules['train'])
 
   def prepare(step):
     examples = ask.of_step(step, cfg.sft.batch_size)
@@ -53,7 +52,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       max_length=cfg.sft.max_length,
       multiple=cfg.updates.length_multiple,
     )
-    return int(host.mask.sum()), sharding.put(host, rows)
+    return int(host.mask.sum()), rows.put(host)
 
   def step(state, index, inputs, timers):
     tokens, batch = inputs

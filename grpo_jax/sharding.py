@@ -5,7 +5,8 @@ dict of rules in the config maps each name to mesh axes. Everything here is
 bookkeeping: no numbers change with the mesh beyond fp32 rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import dataclasses
 import math
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 
 from grpo_jax.models.params import is_param, name
-from grpo_jax.structs import PyTree
+from grpo_jax.structs import has_samples, PyTree
 
 AXES = ('data', 'fsdp', 'tensor')
 LOGICAL = (
@@ -71,7 +72,7 @@ def spec(axes: tuple[str | None, ...], rules: Mapping) -> PartitionSpec:
         f'no rule for logical axis {axis!r}; rules name {sorted(rules)}'
       )
     target = rules[axis]
-    target = (target,) if isinstance(target, str) else tuple(target or ())
+    target = axes_of(target)
     for mesh_axis in target:
       if mesh_axis not in AXES:
         raise ValueError(
@@ -85,6 +86,11 @@ def spec(axes: tuple[str | None, ...], rules: Mapping) -> PartitionSpec:
       used.append(mesh_axis)
     entries.append(target if len(target) != 1 else target[0])
   return PartitionSpec(*(e if e else None for e in entries))
+
+
+def axes_of(rule: str | Sequence[str] | None) -> tuple[str, ...]:
+  """The mesh axes of a rule."""
+  return (rule,) if isinstance(rule, str) else tuple(rule or ())
 
 
 def param_shardings(declared: PyTree, mesh: Mesh, rules: Mapping) -> PyTree:
@@ -110,19 +116,45 @@ def param_shardings(declared: PyTree, mesh: Mesh, rules: Mapping) -> PyTree:
   return jax.tree_util.tree_map_with_path(one, declared, is_leaf=is_param)
 
 
-def rows(mesh: Mesh, rules: Mapping) -> NamedSharding:
-  """Sharding of arrays that start with Q."""
-  return NamedSharding(mesh, spec(('prompts',), rules))
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Where the arrays of prompts and samples lie: [Q ...] and [Q G ...]."""
+
+  mesh: Mesh
+  rules: Mapping
+
+  @property
+  def ways(self) -> tuple[int, int]:
+    """Over how many devices Q and G are split."""
+    prompts, samples = spec(('prompts', 'samples'), self.rules)
+    return _ways(self.mesh, prompts), _ways(self.mesh, samples)
+
+  def of(self, tree: PyTree) -> PyTree:
+    """The sharding of each array; see `structs.has_samples`."""
+
+    def one(path, x):
+      axes = ('prompts', 'samples') if has_samples(path, x) else ('prompts',)
+      return NamedSharding(self.mesh, spec(axes, self.rules))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+  def put(self, tree: PyTree) -> PyTree:
+    """Host arrays, the same on every process, to global device arrays."""
+    tree = jax.tree.map(np.asarray, tree)
+
+    def one(x, sharding):
+      return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+    return jax.tree.map(one, tree, self.of(tree))
+
+  def constrain(self, tree: PyTree) -> PyTree:
+    """The same arrays inside a program, kept where they belong."""
+    return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
 
 def without_layers(stacked: NamedSharding) -> NamedSharding:
   """Of one layer of parameters that are stacked on their first axis."""
   return NamedSharding(stacked.mesh, PartitionSpec(*stacked.spec[1:]))
-
-
-def row_ways(mesh: Mesh, rules: Mapping) -> int:
-  """Over how many devices Q is split."""
-  return _ways(mesh, spec(('prompts',), rules)[0])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -150,16 +182,5 @@ def opt_state_shardings(
   )
 
 
-def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """Host arrays, the same on every process, to global device arrays."""
-
-  def one(x):
-    x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
-
-  return jax.tree.map(one, tree)
-
-
 def _ways(mesh, entry):
-  axes = (entry,) if isinstance(entry, str) else (entry or ())
-  return math.prod(mesh.shape[axis] for axis in axes)
+  return math.prod(mesh.shape[axis] for axis in axes_of(entry))

@@ -39,6 +39,18 @@ class Prompts:
   last: Array  # [Q] int32, the prompt's last token
 
 
+def has_samples(path: tuple, x: Array) -> bool:
+  """Whether an array of a Prompts, Rollout or Batch is [Q G ...].
+
+  Args:
+    path: of `jax.tree_util.tree_map_with_path`.
+    x: the array; without a name, a vector is [Q] and anything else [Q G ...].
+  """
+  last = path[-1] if path else None
+  named = last.name if isinstance(last, jax.tree_util.GetAttrKey) else ''
+  return x.ndim > 1 and not named.startswith('trunk')
+
+
 @struct.dataclass
 class KV:
   """Keys (after RoPE) and values: trunk [L Q K P H], branch [L Q G K S H]."""

@@ -22,7 +22,6 @@ from grpo_jax import (
   questions,
   rewards,
   rollout,
-  sharding,
   tasks,
   training,
 )  # fmt: skip
@@ -43,7 +42,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg)
-  config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
+  config.validate(cfg, ways=pol.rows('train').ways)
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
   stages.retired = set(loop.extra.get('retired', []))
@@ -100,8 +99,7 @@ class Stages:
     self.score = training.scores(pol, cfg)
     # Arguments that make no sense fail here rather than after a rollout.
     training.trace_credit(self.credit, cfg)
-    self.rows = sharding.rows(pol.mesh, pol.rules['train'])
-    self.put = functools.partial(sharding.put, sharding=self.rows)
+    self.put = pol.rows('train').put
     self.collect = functools.partial(
       rollout.collect,
       sample=programs.sampler(

@@ -104,8 +104,9 @@ def trainer(
     objective=objective,
     weigh=weigh,
     tx=tx,
-    microbatches=(
-      cfg.updates.microbatches if microbatches is None else microbatches
+    parts=(
+      cfg.updates.microbatches if microbatches is None else microbatches,
+      cfg.updates.group_microbatches,
     ),
   )
   return Trainer(
@@ -180,9 +181,15 @@ def assign_credit(policy: Policy, cfg) -> Callable[..., tuple[Batch, dict]]:
     entropy_share=a.entropy_share,
     mask_truncated=filters.mask_truncated,
   )
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  whole = sharding.replicated(policy.mesh)
-  return jax.jit(fn, out_shardings=(rows, whole))
+  rows, whole = policy.rows('train'), sharding.replicated(policy.mesh)
+
+  def assign(*given):
+    batch, scalars = fn(*given)
+    return rows.constrain(batch), jax.lax.with_sharding_constraint(
+      scalars, jax.tree.map(lambda _: whole, scalars)
+    )
+
+  return jax.jit(assign)
 
 
 def abstract_batch(cfg, *, minibatches: int) -> Batch:
@@ -233,46 +240,46 @@ def join(policy: Policy) -> Callable[[list[Batch], Array], Batch]:
 
   def fn(batches, index):
     together = layout.concatenate(batches)
-    return jax.tree.map(lambda x: x[index], together)
+    return rows.constrain(jax.tree.map(lambda x: x[index], together))
 
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(fn, out_shardings=rows)
+  rows = policy.rows('train')
+  return jax.jit(fn)
 
 
 def append(policy: Policy) -> Callable[[Batch, Batch], Batch]:
   """`layout.append`, compiled."""
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(layout.append, out_shardings=rows)
+  rows = policy.rows('train')
+  return jax.jit(lambda *batches: rows.constrain(layout.append(*batches)))
 
 
 def minibatch(policy: Policy) -> Callable[[Batch, Array], Batch]:
   """(batch, indices [q]) -> those prompts' rows of the batch."""
-  rows = sharding.rows(policy.mesh, policy.rules['train'])
-  return jax.jit(
-    lambda batch, index: jax.tree.map(lambda x: x[index], batch),
-    out_shardings=rows,
-  )
+  rows = policy.rows('train')
+
+  def fn(batch, index):
+    return rows.constrain(jax.tree.map(lambda x: x[index], batch))
+
+  return jax.jit(fn)
 
 
 def rescore(
   policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
   """(params, batch) -> first outputs [Q G C] of a score, by microbatches."""
-  parts = cfg.updates.microbatches * cfg.updates.minibatches
+  rows = policy.rows('train')
+  parts = (
+    cfg.updates.microbatches * cfg.updates.minibatches,
+    cfg.updates.group_microbatches,
+  )
 
   def fn(params, batch):
-    split = functools.partial(update.split_rows, parts=parts)
     outs = jax.lax.map(
       lambda part: scoring(params, part)[:outputs],
-      jax.tree.map(split, batch),
+      update.split(batch, parts=parts),
     )
-    return tuple(
-      jnp.swapaxes(x, 0, 1).reshape(batch.targets.shape) for x in outs
-    )
+    return tuple(rows.constrain(update.unsplit(x, parts=parts)) for x in outs)
 
-  return jax.jit(
-    fn, out_shardings=sharding.rows(policy.mesh, policy.rules['train'])
-  )
+  return jax.jit(fn)
 
 
 def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:

@@ -6,13 +6,12 @@ depend on the split.
 """
 
 from collections.abc import Callable
-import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from grpo_jax.structs import Array, Batch, PyTree, TrainState
+from grpo_jax.structs import Array, Batch, has_samples, PyTree, TrainState
 
 
 def init_state(
@@ -43,7 +42,7 @@ def update(
   objective: Callable,
   weigh: Callable,
   tx: optax.GradientTransformation,
-  microbatches: int,
+  parts: tuple[int, int],
 ) -> tuple[TrainState, dict[str, Array]]:
   """Applies one optimizer update, or none if anything is not finite.
 
@@ -56,7 +55,7 @@ def update(
       `objectives.policy`.
     weigh: mask -> weights [Q G C]; see `losses.token_mean`.
     tx: the optimizer.
-    microbatches: how many parts Q is split into.
+    parts: how many Q and G are split into, one microbatch each.
 
   Returns:
     The new state, and scalars: 'loss', 'grad_norm', 'nonfinite' (1.0 when the
@@ -71,7 +70,7 @@ def update(
     weights,
     score=score,
     objective=objective,
-    microbatches=microbatches,
+    parts=parts,
   )
   norm = optax.global_norm(grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -102,7 +101,7 @@ def accumulate(
   *,
   score: Callable,
   objective: Callable,
-  microbatches: int,
+  parts: tuple[int, int],
 ) -> tuple[PyTree, Array, dict[str, Array], dict[str, Array]]:
   """Gradient, loss, sums over counted tokens, and maxima of 'logprob_gap'."""
 
@@ -116,7 +115,7 @@ def accumulate(
     return loss, (sums, tops)
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  if microbatches == 1:
+  if parts == (1, 1):
     (loss, (sums, tops)), grads = grad_fn(params, batch, weights)
     return grads, loss, sums, tops
 
@@ -126,8 +125,7 @@ def accumulate(
     added = jax.tree.map(jnp.add, old_added, (grads, loss, sums))
     return (added, jax.tree.map(jnp.maximum, old_tops, tops)), None
 
-  split = functools.partial(split_rows, parts=microbatches)
-  xs = jax.tree.map(split, (batch, weights))
+  xs = split((batch, weights), parts=parts)
   first = jax.tree.map(lambda x: x[0], xs)
   shapes = jax.eval_shape(grad_fn, params, *first)
   (loss, (sums, tops)), grads = jax.tree.map(
@@ -138,11 +136,39 @@ def accumulate(
   return grads, loss, sums, tops
 
 
-def split_rows(x: Array, *, parts: int) -> Array:
-  """[Q ...] -> [parts Q/parts ...], part i holding rows i, i + parts, ...
+def split(tree: PyTree, *, parts: tuple[int, int]) -> PyTree:
+  """[Q ...] -> [qg Q/q ...] and [Q G ...] -> [qg Q/q G/g ...].
 
-  Strided, so that with Q split over devices every device keeps rows of its own
-  in each part, and no data moves.
+  Arrays without samples are the same for all parts of their groups. Rows and
+  samples of a part are strided, so that with both split over devices every
+  device keeps some of its own in each part, and no data moves.
+
+  Args:
+    tree: Batch, or arrays [Q G ...].
+    parts: (q, g).
   """
-  x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
-  return jnp.swapaxes(x, 0, 1)
+  by_prompt, by_sample = parts
+
+  def one(path, x):
+    x = _strided(x, by_prompt, 0)
+    if not has_samples(path, x[0]):
+      return jnp.repeat(x, by_sample, 0)
+    x = jnp.moveaxis(_strided(x, by_sample, 2), 2, 1)
+    return x.reshape(-1, *x.shape[2:])
+
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def unsplit(x: Array, *, parts: tuple[int, int]) -> Array:
+  """[qg Q/q G/g ...] back to [Q G ...]."""
+  by_prompt, by_sample = parts
+  x = x.reshape(by_prompt, by_sample, *x.shape[1:])
+  x = jnp.moveaxis(x, (0, 1), (1, 3))
+  shape = (x.shape[0] * by_prompt, x.shape[2] * by_sample)
+  return x.reshape(*shape, *x.shape[4:])
+
+
+def _strided(x, parts, axis):
+  """Splits an axis in two and moves the parts, i, i + parts ..., before it."""
+  x = x.reshape(*x.shape[:axis], -1, parts, *x.shape[axis + 1 :])
+  return jnp.moveaxis(x, axis + 1, axis)

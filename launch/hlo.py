@@ -57,25 +57,26 @@ class Account:
   Attributes:
     cycles: the compiler's, of everything but collectives and kernels.
     collectives: kind -> bytes that this device receives.
-    kernels: name -> calls of a Pallas kernel.
+    kernel_flops: of attention kernels, counted by their shapes.
     unknown_loops: loops whose trips only the data knows; counted once.
   """
 
   cycles: float = 0.0
   collectives: dict[str, float] = dataclasses.field(default_factory=dict)
-  kernels: dict[str, float] = dataclasses.field(default_factory=dict)
+  kernel_flops: float = 0.0
   unknown_loops: int = 0
 
 
-def account(text: str) -> Account:
+def account(text: str, *, head_dim: int) -> Account:
   """The sums of a program.
 
   Args:
     text: `compiled.as_text()`.
+    head_dim: H, by which queries and keys of a kernel are known.
   """
   computations, entry = parse(text)
   found = Account()
-  _walk(computations, entry, 1.0, found, timed=True)
+  _walk(computations, entry, 1.0, found, head_dim, timed=True)
   return found
 
 
@@ -114,7 +115,7 @@ def _instruction(name, rest, line):
   )
 
 
-def _walk(computations, name, times, found, *, timed):
+def _walk(computations, name, times, found, head_dim, *, timed):
   """Adds `times` runs of a computation.
 
   A fusion's cycles are those of all that is fused: inside, only collectives
@@ -130,22 +131,46 @@ def _walk(computations, name, times, found, *, timed):
     elif timed and cycles:
       found.cycles += times * int(cycles.group(1))
     if ins.opcode == 'custom-call' and _KERNEL.search(ins.line):
-      key = re.sub(r'[.\d]+$', '', ins.name)
-      found.kernels[key] = found.kernels.get(key, 0.0) + times
+      found.kernel_flops += times * _attention_flops(ins, inside, head_dim)
     called = ins.called
     if ins.opcode == 'while':
       trips = _trips(computations, inside, ins)
       found.unknown_loops += trips is None
       trips = 1 if trips is None else trips
-      _walk(computations, *called['body'], times * trips, found, timed=timed)
+      _walk(
+        computations,
+        *called['body'],
+        times * trips,
+        found,
+        head_dim,
+        timed=timed,
+      )
     elif ins.opcode == 'conditional':
       # The dearest branch would be as good a guess: all are counted once.
       for branch in called.get('branch_computations', ()):
-        _walk(computations, branch, times, found, timed=timed)
+        _walk(computations, branch, times, found, head_dim, timed=timed)
     else:
       still = timed and not cycles
       for callee in called.get('calls', ()):
-        _walk(computations, callee, times, found, timed=still)
+        _walk(computations, callee, times, found, head_dim, timed=still)
+
+
+def _attention_flops(ins, inside, head_dim):
+  """Products of a splash kernel: what its causal mask leaves.
+
+  Forward two products of queries with keys, backward four for keys and values
+  and three for queries, each over the pairs that the mask shows: of S keys, the
+  C queries see all but the half of the last C.
+  """
+  tensors = [
+    _numbers(dims)
+    for o in ins.operands
+    for _, dims in _ARRAY.findall(inside[o].shape)
+  ]
+  q, k = [t for t in tensors if len(t) >= 3 and t[-1] == head_dim][:2]
+  products = 4 if '_dkv' in ins.name else 3 if '_dq' in ins.name else 2
+  pairs = q[-2] * (k[-2] - q[-2] / 2)
+  return products * 2 * math.prod(q[:-2]) * pairs * head_dim
 
 
 def _received(ins, inside, kind):

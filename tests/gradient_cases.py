@@ -19,6 +19,7 @@ from grpo_jax import (
   losses,
   objectives,
   optimizer,
+  policy,
   programs,
   rollout,
   sharding,
@@ -83,14 +84,18 @@ class Case:
     mesh = sharding.make_mesh(
       dict(data=1, fsdp=1, tensor=1), devices=jax.devices()[:1]
     )
-    return types.SimpleNamespace(
+    return policy.Policy(
       model=self.model,
-      dtype=jnp.dtype('float32'),
-      tokenizer=types.SimpleNamespace(vocab_size=self.settings.vocab_size),
-      stop_ids=self.stop_ids,
+      tokenizer=types.SimpleNamespace(
+        vocab_size=self.settings.vocab_size, eos_ids=self.stop_ids
+      ),
+      declared=transformer.declare(self.model),
       mesh=mesh,
       rules=base.get_config().rules.to_dict(),
-      declared=transformer.declare(self.model),
+      dtype=jnp.dtype('float32'),
+      attention='full',
+      load=None,
+      files={},
     )
 
 
@@ -253,7 +258,7 @@ def library_steps(case):
       ),
       weigh=losses.token_mean,
       tx=tx,
-      microbatches=case.microbatches,
+      parts=(case.microbatches, 1),
     )
   )
   state, made = update.init_state(trained, tx, reference=False), []

@@ -157,7 +157,7 @@ def refused(**fields):
   with c.unlocked():
     c.update_from_flattened_dict({'steps': 10} | fields)
   with pytest.raises(ValueError) as caught:
-    config.validate(c, row_ways=1)
+    config.validate(c, ways=(1, 1))
   return str(caught.value)
 
 

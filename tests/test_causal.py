@@ -37,8 +37,8 @@ def attend_by(way, shape):
     dict(data=1, fsdp=fsdp, tensor=tensor), jax.devices()[: fsdp * tensor]
   )
   return functools.partial(
-    causal.splash, mesh=mesh, rows=PartitionSpec('fsdp'), heads='tensor',
-    interpret=True,
+    causal.splash, mesh=mesh, rows=PartitionSpec('fsdp', 'data'),
+    heads='tensor', interpret=True,
   )  # fmt: skip
 
 

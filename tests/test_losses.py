@@ -400,7 +400,7 @@ def gradient(weigh, batch, fill, logprobs_at=0.0):
     weigh(batch.mask),
     score=lambda params, batch: (params + extra, 2 * params + extra),
     objective=objective,
-    microbatches=1,
+    parts=(1, 1),
   )
   return grads, loss, sums, tops
 

@@ -17,7 +17,7 @@ def preset(name, experiment=''):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_preset_has_numbers_that_fit(name):
-  config.validate(preset(name), row_ways=1)
+  config.validate(preset(name), ways=(1, 1))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -67,7 +67,7 @@ def test_lengths_follow_the_configured_limit():
 def test_a_preset_fits_small_experiments_with_arguments_of_their_own(name):
   c = preset(name, 'smollm2_reasoning:gcd')
   assert c.task.dataset == 'gcd'
-  config.validate(c, row_ways=1)
+  config.validate(c, ways=(1, 1))
 
 
 def test_an_unknown_experiment_is_named():

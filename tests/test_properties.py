@@ -87,7 +87,7 @@ def program(microbatches):
       weights,
       score=table_score,
       objective=objective,
-      microbatches=microbatches,
+      parts=(microbatches, 1),
     )[:3]
 
   def every(batch, advantages, weights):

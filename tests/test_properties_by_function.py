@@ -168,7 +168,7 @@ def expectation(name):
       objective=functools.partial(
         objectives.policy, loss=losses.clip, kl=found.KLS[name], kl_coef=1.0
       ),
-      microbatches=1,
+      parts=(1, 1),
     )
     return gradient, loss
 

@@ -101,9 +101,10 @@ def test_an_indivisible_parameter_is_refused_with_numbers_and_remedy():
 
 def test_rows_are_split_over_every_axis_of_their_rule():
   mesh = mesh_of(2, 2, 2)
-  assert sharding.row_ways(mesh, RULES['train']) == 4
-  assert sharding.row_ways(mesh, LOGICAL) == 1
-  x = sharding.put(np.arange(8), sharding.rows(mesh, RULES['train']))
+  rows = sharding.Rows(mesh, RULES['train'])
+  assert rows.ways == (4, 1)
+  assert sharding.Rows(mesh, LOGICAL).ways == (1, 1)
+  x = rows.put(np.arange(8))
   assert {s.data.shape for s in x.addressable_shards} == {(2,)}
   np.testing.assert_array_equal(x, np.arange(8))
 
@@ -185,7 +186,7 @@ def updated(pol):
   cfg.updates.remat = 'none'
   trainer = training.policy_trainer(pol, cfg)
   state = trainer.init(pol.params())
-  batch = sharding.put(make_batch(), sharding.rows(pol.mesh, RULES['train']))
+  batch = pol.rows('train').put(make_batch())
   # What a restore asks for is what an update takes and gives.
   wanted = jax.tree.map(lambda s: s.sharding, trainer.abstract)
   state, metrics = trainer.update(state, batch)
@@ -230,9 +231,7 @@ def credited(pol, advantages):
     values=rng.normal(size=host.mask.shape).astype('f4'),
     entropy=entropy.astype('f4'),
   )
-  put = functools.partial(
-    sharding.put, sharding=sharding.rows(pol.mesh, RULES['train'])
-  )
+  put = pol.rows('train').put
   got, scalars = training.assign_credit(pol, cfg)(
     put(host),
     put(rewards),
@@ -271,7 +270,7 @@ def sampled(pol):
     pol, group_size=2, max_completion_length=8, chunk=8, temperature=1.0
   )
   host = layout.prompts(PROMPTS, multiple=4)
-  prompts = sharding.put(host, sharding.rows(pol.mesh, RULES['sample']))
+  prompts = pol.rows('sample').put(host)
   key = programs.stream(0, 'rollout', 3)
   return sample(programs.publish(pol)(pol.params()), prompts, key)
 

@@ -25,6 +25,10 @@ import trajectory
 VARIANTS = {
   'microbatches 2': {'updates.microbatches': 2},
   'microbatches 4': {'updates.microbatches': 4},
+  'groups in parts': {
+    'updates.microbatches': 2,
+    'updates.group_microbatches': 2,
+  },
   'trunks not shared': dict(trunks_shared=False),
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
@@ -35,6 +39,13 @@ VARIANTS = {
   },
   'fsdp 8': dict(mesh=dict(data=1, fsdp=8, tensor=1)),
   'data 2, fsdp 2, tensor 2': dict(mesh=dict(data=2, fsdp=2, tensor=2)),
+  'samples over data 2, fsdp 4': {
+    'mesh': dict(data=2, fsdp=4, tensor=1),
+    'rules.train.prompts': ('fsdp',),
+    'rules.train.samples': 'data',
+    'rules.sample.prompts': ('fsdp',),
+    'rules.sample.samples': 'data',
+  },
 }
 # fp32 sums in other orders: parameters of up to 1 have a spacing of 6e-8 or
 # 1.2e-7, and differ by 2.7e-7 at most after the 80 updates. Moments are at most
@@ -106,7 +117,7 @@ def test_the_variants_are_what_they_say():
   widths = {(p, c) for *_, p, c in variant('other widths, less memory').shapes}
   assert widths == {(8, 8), (8, 16)}
   assert variant('trunks not shared').shapes == {(32, 1, 16, 16)}
-  for name in ('fsdp 8', 'data 2, fsdp 2, tensor 2'):
+  for name in (n for n in VARIANTS if 'fsdp' in n):
     assert variant(name).devices == 8
 
 

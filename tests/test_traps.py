@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sharding import make_batch, mesh_of, policy_on, PROMPTS, RULES
+from test_sharding import make_batch, mesh_of, policy_on, PROMPTS
 import tiny
 
 from configs import base
@@ -23,7 +23,6 @@ from grpo_jax import (
   programs,
   questions,
   rollout,
-  sharding,
   tasks,
   tokenizer,
   train,
@@ -63,7 +62,7 @@ def config(**fields):
 
 
 def put(policy, host):
-  return sharding.put(host, sharding.rows(policy.mesh, RULES['train']))
+  return policy.rows('train').put(host)
 
 
 @pytest.mark.parametrize('temperature', [0.6, 1.7])

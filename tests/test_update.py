@@ -5,6 +5,7 @@ token, so that gradients can be written down; the rest use the decoder.
 """
 
 import functools
+import itertools
 import types
 
 import jax
@@ -13,7 +14,17 @@ import numpy as np
 import optax
 import pytest
 
-from grpo_jax import advantages, layout, losses, objectives, programs, update
+from grpo_jax import (
+  advantages,
+  layout,
+  losses,
+  objectives,
+  policy,
+  programs,
+  sharding,
+  update,
+)
+from grpo_jax.models import transformer
 from grpo_jax.structs import Batch
 
 V = 20
@@ -88,7 +99,7 @@ def table_update(microbatches=1, kl_coef=0.1, adam=False):
     objective=objective(kl_coef),
     weigh=losses.token_mean,
     tx=tx,
-    microbatches=microbatches,
+    parts=(microbatches, 1),
   )
   init = functools.partial(update.init_state, tx=tx, reference=False)
   return init, jit(one)
@@ -110,7 +121,7 @@ def table_gradient(microbatches):
     update.accumulate,
     score=table_score,
     objective=objective(),
-    microbatches=microbatches,
+    parts=(microbatches, 1),
   )
   return jit(one)
 
@@ -253,7 +264,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
       objective=objectives.supervised,
       weigh=losses.token_mean,
       tx=tx,
-      microbatches=1,
+      parts=(1, 1),
     )
   )(state, ragged())
   assert metrics['loss'] == 0 and not np.isfinite(metrics['grad_norm'])
@@ -268,7 +279,7 @@ def test_what_an_objective_says_where_the_mask_is_false_does_not_count():
     return loss + anything, {k: v + anything for k, v in metrics.items()}
 
   batch = ragged()
-  one = functools.partial(update.accumulate, score=table_score, microbatches=2)
+  one = functools.partial(update.accumulate, score=table_score, parts=(2, 1))
   args = (TABLE, batch, losses.token_mean(batch.mask))
   clean = jit(functools.partial(one, objective=objectives.supervised))(*args)
   assert jnp.isfinite(clean[1]) and clean[0].any()
@@ -290,9 +301,24 @@ def test_the_reference_is_a_copy_that_updates_leave_alone():
 
 def test_parts_of_a_batch_are_strided_rows():
   x = jnp.arange(12).reshape(6, 2)
-  parts = update.split_rows(x, parts=3)
+  parts = update.split(x, parts=(3, 1))
   np.testing.assert_array_equal(parts[1], x[1::3])
   np.testing.assert_array_equal(jnp.sort(parts.ravel()), x.ravel())
+
+
+def test_parts_of_groups_share_their_prompts_and_come_together_again():
+  samples = jnp.arange(6 * 4 * 2).reshape(6, 4, 2)
+  trunk = jnp.arange(6 * 3).reshape(6, 3)
+  batch = Batch(
+    trunk=trunk, trunk_mask=trunk, inputs=samples, targets=samples, mask=samples
+  )
+  parts = update.split(batch, parts=(3, 2))
+  assert parts.inputs.shape == (6, 2, 2, 2) and parts.trunk.shape == (6, 2, 3)
+  for n, (q, g) in enumerate(itertools.product(range(3), range(2))):
+    np.testing.assert_array_equal(parts.inputs[n], samples[q::3, g::2])
+    np.testing.assert_array_equal(parts.trunk[n], trunk[q::3])
+  whole = update.unsplit(parts.inputs, parts=(3, 2))
+  np.testing.assert_array_equal(whole, samples)
 
 
 # With the decoder.
@@ -301,14 +327,18 @@ def test_parts_of_a_batch_are_strided_rows():
 @functools.cache
 def decoder_programs(model):
   """Compiled (params, batch) -> logprobs and -> (gradients, loss, gap)."""
-  policy = types.SimpleNamespace(
+  pol = policy.Policy(
     model=model,
-    dtype=jnp.dtype('float32'),
     tokenizer=types.SimpleNamespace(vocab_size=V),
+    declared=transformer.declare(model),
+    mesh=sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
+    rules={},
+    dtype=jnp.dtype('float32'),
+    attention='full',
+    load=None,
+    files={},
   )
-  scoring = programs.score(
-    policy, temperature=0.8, remat='none', logits_chunk=4
-  )
+  scoring = programs.score(pol, temperature=0.8, remat='none', logits_chunk=4)
 
   def gradient(params, batch):
     grads, loss, _, tops = update.accumulate(
@@ -317,7 +347,7 @@ def decoder_programs(model):
       losses.token_mean(batch.mask),
       score=scoring,
       objective=objective(),
-      microbatches=1,
+      parts=(1, 1),
     )
     return grads, loss, tops['logprob_gap']
 

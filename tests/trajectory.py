@@ -87,7 +87,7 @@ def run(
   cfg = get_config()
   cfg.update_from_flattened_dict(changes)
   pol = _open_policy(cfg, mesh)
-  config.validate(cfg, row_ways=sharding.row_ways(pol.mesh, pol.rules['train']))
+  config.validate(cfg, ways=pol.rows('train').ways)
   stages = train.Stages(cfg, pol)
   if not trunks_shared:
     _split_groups(stages, pol)
@@ -153,8 +153,8 @@ def _watch(stages):
 
 def _split_groups(stages, pol):
   """Lets the trainer see Q * G prompts with one completion each."""
-  rows = sharding.rows(pol.mesh, pol.rules['train'])
-  split = jax.jit(_split, out_shardings=rows)
+  rows = pol.rows('train')
+  split = jax.jit(lambda batch: rows.constrain(_split(batch)))
   score, minibatch = stages.score, stages.minibatch
 
   def score_apart(state, batch):

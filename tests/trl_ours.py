@@ -125,7 +125,7 @@ def _run(case, rewards, x, old, mask):
     weights,
     score=lambda params, part: [params[k][part.trunk[:, 0]] for k in scores],
     objective=objective,
-    microbatches=case.microbatches,
+    parts=(case.microbatches, 1),
   )
   return grads | {
     'loss': loss,

@@ -114,17 +114,18 @@ def splash(
   Args:
     q, k, v, trunk, valid: see the module.
     mesh: of the devices.
-    rows: how Q is split.
+    rows: how Q and G are split; a trunk alone (G = 1) is not split by G.
     heads: the mesh axis that heads are split over.
     interpret: run the kernel's Python, on any device.
   """
   keys, values, seen, ahead = _joined(q, k, v, trunk, valid)
-  by_head = PartitionSpec(*rows, None, heads)
+  prompts, samples = rows
+  by_head = PartitionSpec(prompts, samples if q.shape[1] > 1 else None, heads)
   local = functools.partial(_splash_local, ahead=ahead, interpret=interpret)
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(by_head, by_head, by_head, rows),
+    in_specs=(by_head, by_head, by_head, PartitionSpec(prompts)),
     out_specs=by_head,
     check_vma=False,
   )(q, keys, values, seen)
@@ -135,17 +136,16 @@ def _splash_local(q, k, v, seen, *, ahead, interpret):
   size, width = q.shape[3:]
   # Keys are filled up on the left, where nothing sees them, and queries on the
   # right, whose results are dropped; then the mask stays a shifted triangle.
-  right = -size % min(BLOCK, _up(size, _LANES))
-  total = k.shape[3] + right
-  left = -total % min(BLOCK, _up(total, _LANES))
+  right = -size % _LANES
+  left = -(k.shape[3] + right) % _LANES
   pad = lambda x, axis, a, b: jnp.pad(
     x, [(a, b) if i == axis else (0, 0) for i in range(x.ndim)]
   )
   q = pad(q * jnp.asarray(1 / math.sqrt(width), q.dtype), 3, 0, right)
   k, v = (pad(x, 3, left, right) for x in (k, v))
   seen = pad(seen, 1, left, right)
-  queries, keys = size + right, total + left
-  by_q, by_k = min(BLOCK, queries), min(BLOCK, keys)
+  queries, keys = q.shape[3], k.shape[3]
+  by_q, by_k = _largest_block(queries), _largest_block(keys)
   mask = splash_attention.CausalMask((queries, keys), offset=left + ahead)
   kernel = splash_attention.make_splash_mha(
     splash_attention.MultiHeadMask([mask] * q.shape[2]),
@@ -196,5 +196,6 @@ def _blocks(x, block, *, axis):
   return jnp.moveaxis(x, axis, 0)
 
 
-def _up(n, multiple):
-  return -(-n // multiple) * multiple
+def _largest_block(n):
+  """That divides a multiple of 128, so that no more is filled up."""
+  return max(b for b in range(_LANES, BLOCK + 1, _LANES) if n % b == 0)

@@ -7,7 +7,7 @@ A family is a module with SIZES, NAMES (our path -> tensor name), `from_hf`,
 from types import ModuleType
 
 from grpo_jax.models import llama, qwen2, qwen3
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 
 FAMILIES = {'llama': llama, 'qwen2': qwen2, 'qwen3': qwen3}
 SIZES = llama.SIZES | qwen2.SIZES | qwen3.SIZES

@@ -21,7 +21,7 @@ from grpo_jax.models import (
   stacking,
   transformer,
 )
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 from grpo_jax.structs import PyTree
 
 NAMES = {

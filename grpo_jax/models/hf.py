@@ -19,7 +19,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from grpo_jax.models import families, safetensors_folder, stacking, transformer
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 from grpo_jax.structs import PyTree
 
 # What `save` takes over from the source folder besides config.json.

@@ -5,7 +5,7 @@ decoder cannot do is an error here: a field that is silently ignored shows
 only as gibberish in the rollouts.
 """
 
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 
 # Weights are [out, in] on both sides: names map one to one, by reshape alone.
 NAMES = {

@@ -6,7 +6,7 @@ Sizes as in the published config.json files; fields as in `transformers`.
 import dataclasses
 
 from grpo_jax.models import hf_config
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 
 NAMES = hf_config.NAMES
 

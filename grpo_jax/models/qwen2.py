@@ -7,7 +7,7 @@ models; fields as in `transformers`.
 import dataclasses
 
 from grpo_jax.models import hf_config
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 
 NAMES = hf_config.NAMES | {
   'layers/q_bias': 'model.layers.{}.self_attn.q_proj.bias',

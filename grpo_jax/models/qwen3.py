@@ -7,7 +7,7 @@ fields as in `transformers`.
 import dataclasses
 
 from grpo_jax.models import hf_config
-from grpo_jax.models.transformer import Config
+from grpo_jax.models.architecture import Config
 
 NAMES = hf_config.NAMES | {
   'layers/q_norm': 'model.layers.{}.self_attn.q_norm.weight',

@@ -10,7 +10,6 @@ spares a decode step the copy of each layer's weights.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from grpo_jax.models import attention, causal
+from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
 from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
 
@@ -28,36 +28,6 @@ REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Sizes and switches of a decoder; hashable, so static under jit."""
-
-  vocab_size: int
-  num_layers: int
-  embed_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  rope_theta: float = 10_000.0
-  rope_scaling: tuple | None = None  # see attention.rope_frequencies
-  norm_eps: float = 1e-6
-  qkv_bias: bool = False
-  qk_norm: bool = False
-  tied_head: bool = True
-
-  def __post_init__(self):
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f'model.num_heads={self.num_heads} must be a multiple of '
-        f'model.num_kv_heads={self.num_kv_heads}'
-      )
-    if self.head_dim % 2:
-      raise ValueError(
-        f'model.head_dim={self.head_dim} must be even: RoPE turns pairs'
-      )
 
 
 def declare(c: Config) -> PyTree:

@@ -1,0 +1,24 @@
+"""What the TPU slices of the real-size configs share: where things lie."""
+
+
+def split_samples(c, *, fsdp: int, data: int, tensor: int = 1) -> None:
+  """Prompts over `fsdp`, the samples of each over `data`, heads over `tensor`.
+
+  An update of 32 groups, as R1's, then keeps more than 32 chips busy. A
+  parameter is stored in fsdp x tensor parts.
+  """
+  c.mesh = dict(data=data, fsdp=fsdp, tensor=tensor)
+  for rules in (c.rules.train, c.rules.sample):
+    rules.prompts = ('fsdp',)
+    rules.samples = 'data'
+
+
+def lengths(c, *, prompt: int, completion: int) -> None:
+  """Limits in tokens, with widths that TPU kernels like."""
+  c.sample.update(
+    max_prompt_length=prompt + 1,  # its last token is not of the trunk
+    max_completion_length=completion,
+    trunk_multiple=128,
+    chunk=min(1024, completion),
+  )
+  c.updates.update(length_multiple=512, remat='full')

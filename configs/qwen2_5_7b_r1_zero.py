@@ -1,0 +1,22 @@
+"""R1-Zero's recipe on Qwen2.5-7B, for a TPU v5p slice of 64 chips.
+
+`r1`'s algorithm and rates, with 8,192 tokens a completion. Questions are
+GSM8K's; name others by --config.task. Put the weights (the base model's Hugging
+Face folder) where `init_from` says, or give --init_from.
+
+Compiled for v5p:4x4x4 (configs/compiled); not run on hardware yet.
+"""
+
+from configs import pod, r1
+
+
+def get_config():
+  c = r1.get_config()
+  c.init_from = 'models/Qwen2.5-7B'
+  c.launch.update(topology='v5p:4x4x4', size='qwen2_5_7b')
+  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
+  pod.split_samples(c, fsdp=32, data=2)
+  pod.lengths(c, prompt=1024, completion=8192)
+  c.updates.logits_chunk = 256
+  c.checkpoint.update(every=25, keep_last=2)
+  return c

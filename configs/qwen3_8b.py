@@ -1,0 +1,22 @@
+"""GRPO (`modern`) on Qwen3-8B and GSM8K, for 32 chips of TPU v5p.
+
+Put the weights (a Hugging Face folder) where `init_from` says, or give
+--init_from. Compiled for v5p:2x4x4 (configs/compiled); not run on hardware yet.
+"""
+
+from configs import modern, pod
+
+
+def get_config():
+  c = modern.get_config()
+  c.init_from = 'models/Qwen3-8B'
+  c.launch.update(topology='v5p:2x4x4', size='qwen3_8b')
+  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
+  c.prompts_per_step, c.group_size = 128, 16
+  c.mesh = dict(data=1, fsdp=32, tensor=1)
+  pod.lengths(c, prompt=1024, completion=8192)
+  c.updates.update(
+    minibatches=4, microbatches=1, group_microbatches=2, logits_chunk=128
+  )
+  c.optimizer.learning_rate = 1e-6
+  return c

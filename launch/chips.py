@@ -1,0 +1,75 @@
+"""What a TPU chip can do, as published.
+
+From the tables "key chip specifications" of https://cloud.google.com/tpu/docs:
+/v4, /v5e, /v5p, /v6e and /tpu7x, read in November 2026.
+"""
+
+import dataclasses
+
+_GIB, _GB, _TERA = 2**30, 1e9, 1e12
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One chip.
+
+  Attributes:
+    name: as in a topology's name ('v5p:4x4x4').
+    flops: peak of bf16 matrix products a second.
+    hbm: bytes of memory.
+    hbm_bandwidth: bytes a second.
+    ici_bandwidth: bytes a second received over all links to other chips of the
+      slice: half of what the tables call bidirectional.
+    clock: cycles a second, as the compiler counts them: the peak over the
+      products that the chip's matrix units begin in one cycle.
+    devices: JAX devices a chip.
+    accelerator: of `gcloud`'s --accelerator-type, before the size.
+  """
+
+  name: str
+  flops: float
+  hbm: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  clock: float
+  devices: int
+  accelerator: str
+
+
+def _chip(
+  name, tflops, hbm_gib, hbm_gbs, ici_gbs, units, accelerator, devices=1
+):
+  """`units`: multiply-adds of all matrix units in one cycle."""
+  return Chip(
+    name=name,
+    flops=tflops * _TERA,
+    hbm=hbm_gib * _GIB,
+    hbm_bandwidth=hbm_gbs * _GB,
+    ici_bandwidth=ici_gbs * _GB / 2,
+    clock=tflops * _TERA / (2 * units),
+    devices=devices,
+    accelerator=accelerator,
+  )
+
+
+CHIPS = {
+  c.name: c
+  for c in (
+    _chip('v4', 275, 32, 1200, 600, 8 * 128**2, 'v4'),
+    _chip('v5e', 197, 16, 819, 400, 4 * 128**2, 'v5litepod'),
+    _chip('v5p', 459, 95, 2765, 1200, 8 * 128**2, 'v5p'),
+    _chip('v6e', 918, 32, 1640, 800, 4 * 256**2, 'v6e'),
+    _chip('tpu7x', 2307, 192, 7380, 1200, 8 * 256**2, 'tpu7x', devices=2),
+  )
+}
+
+
+def of_topology(topology: str) -> Chip:
+  """The chip of 'v5p:4x4x4'; ValueError for one that is not in the table."""
+  name = topology.partition(':')[0]
+  if name not in CHIPS:
+    raise ValueError(
+      f'topology {topology!r}: no chip {name!r}; there are {", ".join(CHIPS)}, '
+      "as in 'v5p:4x4x4'"
+    )
+  return CHIPS[name]

@@ -1,0 +1,254 @@
+"""Every compiled program of a step, with the arguments it will get.
+
+For `compile_check`: the same functions that jobs run, bound to devices that
+only the compiler knows, and shapes of the largest step that a config allows.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+
+from grpo_jax import (
+  config,
+  critic,
+  layout,
+  losses,
+  objectives,
+  policy,
+  programs,
+  sharding,
+  training,
+)
+from grpo_jax.models import families, hf, transformer
+from grpo_jax.models import params as params_lib
+from grpo_jax.policy import Policy
+from grpo_jax.structs import Batch, Prompts, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One program of a step.
+
+  Attributes:
+    name: as in the table.
+    fn: jitted.
+    args: ShapeDtypeStructs with shardings.
+    times: how often a step runs it; 0 for once a token.
+    beside: bytes on each device that are not among its arguments.
+  """
+
+  name: str
+  fn: Callable
+  args: tuple
+  times: float
+  beside: int = 0
+
+
+def open_policy(cfg, devices) -> Policy:
+  """The policy of a config on these devices, without its weights.
+
+  Its sizes are those of the folder `init_from` where there is one, or else of
+  `launch.size`; of its tokenizer only the number of tokens matters.
+
+  Raises:
+    ValueError: neither says how large the model is.
+  """
+  model = _model(cfg)
+  mesh = sharding.make_mesh(cfg.mesh, devices)
+  return Policy(
+    model=model,
+    tokenizer=types.SimpleNamespace(vocab_size=model.vocab_size, eos_ids=(0,)),
+    declared=transformer.declare(model),
+    mesh=mesh,
+    rules=cfg.rules.to_dict(),
+    dtype=policy.dtype_of(cfg.dtype, mesh),
+    attention=policy.attention_of(cfg.attention, mesh),
+    load=None,
+    files={},
+  )
+
+
+def of_config(cfg, pol: Policy) -> Iterator[Program]:
+  """The programs of the config's job, in the order of a step."""
+  config.one_of('launch.job', cfg.launch.job, ('train', 'sft'))
+  if cfg.launch.job == 'sft':
+    yield _sft_update(cfg, pol.for_groups_of(1))
+    return
+  config.validate(cfg, ways=pol.rows('train').ways)
+  learner = critic.learner(pol, cfg)
+  state = learner.policy.abstract
+  yield from _sampling(cfg, pol, state.params, bytes_of(state))
+  yield from _learning(cfg, pol, learner)
+
+
+def numbers(cfg) -> dict[str, int]:
+  """Sizes of the step and of an update's minibatch."""
+  u = cfg.updates
+  width = layout.round_up(
+    cfg.sample.max_prompt_length - 1, cfg.sample.trunk_multiple
+  )
+  if cfg.launch.job == 'sft':
+    return dict(
+      step_prompts=cfg.sft.batch_size,
+      prompts=cfg.sft.batch_size,
+      group=1,
+      prompt=width,
+      completion=cfg.sft.max_length,
+      microbatches=u.microbatches,
+    )
+  return dict(
+    step_prompts=cfg.prompts_per_step,
+    prompts=cfg.prompts_per_step // u.minibatches,
+    group=cfg.group_size,
+    prompt=width,
+    completion=cfg.sample.max_completion_length,
+    chunk=cfg.sample.chunk,
+    minibatches=u.minibatches,
+    microbatches=u.microbatches,
+    group_microbatches=u.group_microbatches,
+  )
+
+
+def cache_share(cfg, pol: Policy) -> float:
+  """Of what decoding reads at the last capacity, the part of branch caches."""
+  if cfg.launch.job == 'sft':
+    return 0.0
+  *_, decode = _sampling(cfg, pol, params_lib.abstract(pol.declared), 0)
+  _, _, state, _ = decode.args
+  return bytes_of(state.cache) / bytes_of(decode.args)
+
+
+def bytes_of(tree: PyTree) -> int:
+  """On each device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _sampling(cfg, pol, params, beside):
+  """Publish, prefill and decode at the last capacity.
+
+  Args:
+    cfg, pol: of the job.
+    params: of the state.
+    beside: bytes of the whole state.
+  """
+  q, g = cfg.prompts_per_step, cfg.group_size - cfg.algorithm.teacher_traces
+  params = _placed(params, pol.shardings('train'))
+  publish = programs.publish(pol)
+  yield Program('publish', publish, (params,), 1, beside - bytes_of(params))
+  published = _placed(
+    jax.eval_shape(publish, params), programs.published_shardings(pol)
+  )
+  prefill, start, decode, *_ = programs.sampler(
+    pol,
+    group_size=g,
+    max_completion_length=cfg.sample.max_completion_length,
+    chunk=cfg.sample.max_completion_length,  # the last capacity at once
+    temperature=cfg.sample.temperature,
+  ).args
+  width, rows = numbers(cfg)['prompt'], pol.rows('sample')
+  prompts = Prompts(
+    trunk=jax.ShapeDtypeStruct((q, width), jnp.int32),
+    trunk_mask=jax.ShapeDtypeStruct((q, width), jnp.bool_),
+    last=jax.ShapeDtypeStruct((q,), jnp.int32),
+  )
+  prompts = _placed(prompts, rows.of(prompts))
+  yield Program('prefill', prefill, (published, prompts), 1, beside)
+  trunk = _placed(
+    jax.eval_shape(prefill, published, prompts), programs.trunk_shardings(pol)
+  )
+  key = jax.eval_shape(lambda: programs.stream(0, 'rollout', 0))
+  state, keys = jax.eval_shape(start, prompts, key, 0)
+  state = _placed(state, programs.decoding_shardings(pol, state))
+  keys = _placed(keys, rows.of(keys))
+  args = (published, trunk, state, keys)
+  yield Program('decode a token', decode, args, 0, beside)
+
+
+def _learning(cfg, pol, learner):
+  """Reference, and the updates of policy and critic."""
+  a, u, c = cfg.algorithm, cfg.updates, cfg.critic
+  state = learner.policy.abstract
+  whole = _batch(cfg, pol, minibatches=1)
+  again = a.old_logprobs == 'trainer' or a.entropy_share < 1
+  passes = (a.kl_coef > 0) + again
+  if passes:
+    rescore = training.rescore(pol, cfg, training.score_of(pol, cfg))
+    rest = bytes_of(state) - bytes_of(state.params)
+    yield Program('logprobs', rescore, (state.params, whole), passes, rest)
+  part = _batch(cfg, pol, minibatches=u.minibatches)
+  count = u.epochs * u.minibatches
+  beside = bytes_of(whole)
+  if learner.critic is None:
+    # Jitted, where it is a function around a jitted one.
+    update = jax.jit(learner.policy.update, donate_argnums=0)
+    yield Program('update', update, (state, part), count, beside)
+    return
+  actor, critics = state.replace(critic=None), state.critic
+  update = training.policy_trainer(pol, cfg).update
+  beside += bytes_of(critics)
+  yield Program('update', update, (actor, part), count, beside)
+  part = _batch(cfg, pol, minibatches=c.minibatches)
+  yield Program(
+    'critic update',
+    learner.critic.update,
+    (critics, part),
+    c.epochs * c.minibatches,
+    bytes_of(whole) + bytes_of(actor),
+  )
+
+
+def _sft_update(cfg, pol):
+  trainer = training.trainer(
+    pol,
+    cfg,
+    objective=objectives.supervised,
+    weigh=losses.token_mean,
+    scoring=programs.score(
+      pol,
+      temperature=1.0,
+      remat=cfg.updates.remat,
+      logits_chunk=cfg.updates.logits_chunk,
+    ),
+    updates=cfg.steps,
+  )
+  width = numbers(cfg)['prompt']
+  shape = (cfg.sft.batch_size, 1, cfg.sft.max_length)
+  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+  batch = Batch(
+    trunk=jax.ShapeDtypeStruct((shape[0], width), jnp.int32),
+    trunk_mask=jax.ShapeDtypeStruct((shape[0], width), jnp.bool_),
+    inputs=tokens,
+    targets=tokens,
+    mask=jax.ShapeDtypeStruct(shape, jnp.bool_),
+  )
+  batch = _placed(batch, pol.rows('train').of(batch))
+  return Program('update', trainer.update, (trainer.abstract, batch), 1)
+
+
+def _batch(cfg, pol, *, minibatches):
+  batch = training.abstract_batch(cfg, minibatches=minibatches)
+  return _placed(batch, pol.rows('train').of(batch))
+
+
+def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+
+
+def _model(cfg):
+  try:
+    return hf.read_config(cfg.init_from)
+  except (OSError, ValueError):
+    # Not at hand: the weights may be on the pod only.
+    config.one_of('launch.size', cfg.launch.size, tuple(families.SIZES))
+  return families.SIZES[cfg.launch.size]
