@@ -1,7 +1,8 @@
 """Distillation by SFT on Llama-3.1-8B, for 32 chips of TPU v5p.
 
 R1's supervised fine-tuning of small models (2501.12948v2, B.4.3): batch 64,
-cosine from 5e-5 to a tenth, 32,768 tokens. The set is a JSONL file of prompts and completions: --config.task.path.
+cosine from 5e-5 to a tenth, 32,768 tokens. The set is a JSONL file of prompts
+and completions: --config.task.path.
 
 Compiled for v5p:2x4x4 (configs/compiled); not run on hardware yet.
 """

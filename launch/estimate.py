@@ -145,7 +145,7 @@ class Report:
     pairs += n['prompts'] * n['prompt'] ** 2 / 2
     m = self.model
     attention = 4 * m.num_layers * m.num_heads * m.head_dim * pairs
-    return 6 * _in_products(m) * tokens + 3 * attention
+    return 6 * in_products(m) * tokens + 3 * attention
 
   @property
   def bandwidth(self) -> float:
@@ -179,7 +179,7 @@ class Report:
     lines = [
       f'{self.topology}: {self.devices} devices, mesh '
       + ' x '.join(f'{k} {v}' for k, v in self.mesh.items()),
-      f'{_in_products(m) / 1e9:.2f}B parameters in products; '
+      f'{in_products(m) / 1e9:.2f}B parameters in products; '
       + ', '.join(f'{k} {v}' for k, v in n.items()),
       '',
       f'{"program":16s}{"times":>7s}{"args GiB":>10s}{"temps":>8s}{"peak":>8s}'
@@ -300,7 +300,7 @@ def check(
   )
 
 
-def _in_products(m: Config) -> float:
+def in_products(m: Config) -> float:
   """Parameters that a token is multiplied with: all but an untied embedding."""
   attention = m.embed_dim * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
   layer = attention + 3 * m.embed_dim * m.mlp_dim
