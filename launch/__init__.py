@@ -1,0 +1,1 @@
+"""Tools around jobs: pods, sweeps, local processes, compile checks."""
