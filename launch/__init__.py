@@ -1,1 +1,1 @@
-"""Launchers and what is known before a launch: pods, GKE, compiled programs."""
+"""Tools around jobs: pods, sweeps, local processes, compile checks."""

@@ -1,0 +1,163 @@
+"""The final metrics of a sweep's trials: a table, best first, and summary.csv.
+
+Works while trials are under way: each is told as far as it is.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import pathlib
+
+import numpy as np
+
+from grpo_jax import metrics, runs
+from launch.trials import flag_text, Trial, value_text
+
+# The first that any trial has is what they are ranked by.
+DEFAULTS = ('eval/pass@1', 'reward/mean', 'loss')
+SHOWN = ('eval/pass@1', 'reward/mean', 'length/mean', 'kl', 'loss')
+FILE = 'summary.csv'
+# Of metrics of every step: the share of steps, the last ones, to average over.
+TAIL = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a trial has come to."""
+
+  trial: Trial
+  step: int
+  finished: bool
+  final: dict[str, float]  # metric -> value
+
+  def value(self, metric: str) -> float:
+    """NaN where it is missing."""
+    return self.final.get(metric, math.nan)
+
+
+def summarise(
+  trials: list[Trial], workdir: str, *, metric: str | None, lowest: bool
+) -> str:
+  """Writes `workdir/summary.csv` and returns the table.
+
+  Args:
+    trials: of the sweep.
+    workdir: of the sweep.
+    metric: to rank by; None takes the first of DEFAULTS that there is.
+    lowest: rank the lowest value first.
+
+  Raises:
+    ValueError: no trial has that metric, or the workdir is elsewhere.
+  """
+  if '://' in workdir:
+    raise ValueError(
+      f'--summarise reads local folders; copy {workdir} to one (metrics.jsonl '
+      'and checkpoints of each trial), and name it as --workdir'
+    )
+  results = [result_of(trial) for trial in trials]
+  metric = _metric(results, metric)
+  results.sort(key=lambda r: _order(r.value(metric), lowest))
+  path = pathlib.Path(workdir) / FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(f'{FILE}.partial')
+  draft.write_text(_csv(results), encoding='utf-8')
+  draft.replace(path)
+  how = 'last evaluation'
+  if not metric.startswith('eval/'):
+    how = f'mean of the last {TAIL:.0%} of steps'
+  done = sum(r.finished for r in results)
+  return '\n'.join((
+    f'{metric} ({how}), {"lowest" if lowest else "highest"} first',
+    *_table(results, metric),
+    f'{done} of {len(results)} trials finished; all metrics are in {path}',
+  ))  # fmt: skip
+
+
+def result_of(trial: Trial) -> Result:
+  """Reads a trial's workdir, which need not exist."""
+  folder = pathlib.Path(trial.workdir)
+  if not (folder / metrics.METRICS).exists():
+    return Result(trial, 0, False, {})
+  curves = runs.Run(folder).metrics
+  steps = curves.pop('step')
+  final = {name: final_value(name, steps, v) for name, v in curves.items()}
+  last = int(steps.max()) if steps.size else 0
+  return Result(trial, last, trial.finished(), final)
+
+
+def final_value(name: str, steps: np.ndarray, values: np.ndarray) -> float:
+  """Of an evaluation the last, of others the mean over the last steps.
+
+  Args:
+    name: of the metric.
+    steps: ascending.
+    values: at these steps; NaN where missing.
+  """
+  if not name.startswith('eval/'):
+    begin = steps.max() - math.ceil(TAIL * steps.max())
+    values = values[steps > begin]
+  known = values[~np.isnan(values)]
+  if not known.size:
+    return math.nan
+  return float(known[-1] if name.startswith('eval/') else known.mean())
+
+
+def _metric(results, metric):
+  there = sorted({name for r in results for name in r.final})
+  if metric is None:
+    return next((name for name in DEFAULTS if name in there), DEFAULTS[0])
+  if metric not in there:
+    raise ValueError(
+      f'--metric={metric}: no trial has it; there are: '
+      f'{", ".join(there) or "none yet"}'
+    )
+  return metric
+
+
+def _order(value, lowest):
+  return math.isnan(value), value if lowest else -value
+
+
+def _titles(results):
+  """Changed fields, in the order of the sweep file."""
+  return list(dict.fromkeys(name for r in results for name in r.trial.told))
+
+
+def _table(results, metric):
+  titles = _titles(results)
+  there = {name for r in results for name in r.final}
+  others = [name for name in SHOWN if name in there and name != metric]
+  rows = [['', metric, *titles, 'step', *others]]
+  for i, r in enumerate(results, 1):
+    told = [
+      value_text(r.trial.told[t]) if t in r.trial.told else '' for t in titles
+    ]
+    rows.append([
+      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.cfg.steps}',
+      *(_number(r.value(name)) for name in others),
+    ])  # fmt: skip
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    cells = (c.rjust(w) for c, w in zip(row, widths, strict=True))
+    yield '  '.join(cells).rstrip()
+
+
+def _csv(results):
+  titles = _titles(results)
+  names = sorted({name for r in results for name in r.final})
+  text = io.StringIO()
+  out = csv.writer(text, lineterminator='\n')
+  # learning_rate, loss and kl are metrics, too.
+  columns = [f'config.{title}' for title in titles]
+  out.writerow(['trial', *columns, 'step', 'steps', 'finished', *names])
+  for r in results:
+    told = r.trial.told
+    values = [flag_text(told[t]) if t in told else '' for t in titles]
+    row = [r.trial.name, *values, r.step, r.trial.cfg.steps, int(r.finished)]
+    out.writerow([*row, *(r.final.get(name, '') for name in names)])
+  return text.getvalue()
+
+
+def _number(value):
+  return '-' if math.isnan(value) else f'{value:.4g}'

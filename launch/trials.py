@@ -1,0 +1,287 @@
+"""Trials of a sweep file: checked, named, and how far they are.
+
+A sweep file defines
+
+  CONFIG = 'configs/quickstart.py'  # as for --config, an argument included
+  JOB = 'train'                     # or sft, or a module that leaves a run
+  FIXED = {'eval.every': 50}        # overrides of every trial
+
+  def get_sweep():                  # of launch.sweeps
+    return grid({'optimizer.learning_rate': [1e-5, 3e-5], 'seed': range(3)})
+
+JOB and FIXED may be left out.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import math
+import pathlib
+import re
+import runpy
+import traceback
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags, ConfigDict
+
+from grpo_jax import cli, metrics, runs
+from launch.sweeps import Choice
+
+JOBS = ('train', 'sft')
+# Named without their section; tests/test_sweep.py keeps such names apart.
+SHORT = (
+  'algorithm', 'filters', 'mesh', 'model', 'optimizer', 'rewards', 'sample',
+  'updates',
+)  # fmt: skip
+MAX_NAME = 120
+# What may change between two starts of a trial: it learns the same.
+_FREE = ('steps', 'checkpoint', 'log', 'eval', 'generate', 'mesh', 'rules')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One run of a sweep."""
+
+  name: str
+  told: dict[str, Any]  # short field or title -> value
+  flags: tuple[str, ...]  # --config and its overrides
+  cfg: ConfigDict  # what the job will make of them
+  workdir: str  # a path, or an address such as gs://bucket/...
+  module: str
+
+  def command(self, python: str) -> list[str]:
+    """The job's command."""
+    where = f'--workdir={self.workdir}'
+    return [python, '-m', self.module, *self.flags, where]
+
+  @property
+  def is_local(self) -> bool:
+    """Whether the workdir can be looked into."""
+    return '://' not in self.workdir
+
+  def reached(self) -> int:
+    """The newest step in the metrics; 0 before the first."""
+    try:
+      with open(pathlib.Path(self.workdir) / metrics.METRICS, 'rb') as file:
+        # Cheap, as it is asked every second: a row is a kilobyte or two.
+        file.seek(-min(file.seek(0, 2), 1 << 16), 2)
+        found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
+    except FileNotFoundError:
+      return 0
+    return int(found[-1]) if found else 0
+
+  def finished(self) -> bool:
+    """Whether the last step is saved, and evaluated where it is to be."""
+    run, steps = runs.Run(pathlib.Path(self.workdir)), self.cfg.steps
+    if not self.is_local or max(run.steps, default=0) < steps:
+      return False
+    # A run that is stopped in its last step leaves the evaluation for later.
+    if not self.cfg.eval.every or steps % self.cfg.eval.every:
+      return True
+    path = run.workdir / metrics.METRICS
+    rows = metrics.read_rows(path) if path.exists() else []
+    return any(r['step'] == steps and 'eval/pass@1' in r for r in rows)
+
+  def refuse_another(self) -> None:
+    """ValueError if the workdir was begun with a config that learns otherwise.
+
+    It would be skipped or resumed as if it were this one.
+    """
+    if not self.is_local:
+      return
+    changed = cli.changed_fields(self.cfg, pathlib.Path(self.workdir))
+    changed = [k for k in changed if k.split('.')[0] not in _FREE]
+    if changed:
+      raise ValueError(
+        f'{self.workdir} was begun with other values of {", ".join(changed)}; '
+        'use another --workdir or remove that folder'
+      )
+
+
+def load(path: str, workdir: str) -> list[Trial]:
+  """The trials of a sweep file, each with a workdir below this one.
+
+  Raises:
+    ValueError: a mistake in the file; one line.
+    FileNotFoundError: no such file, or its config.
+  """
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f'--sweep={path}: no such file')
+  choices, said = _read(path)
+  config = said.get('CONFIG')
+  if not isinstance(config, str):
+    raise ValueError(f"{path} has no CONFIG, as in CONFIG = 'configs/r1.py'")
+  if not pathlib.Path(config.partition(':')[0]).is_file():
+    raise FileNotFoundError(f'{path}: CONFIG={config}: no such file')
+  module, fixed = _module(path, said.get('JOB', JOBS[0])), said.get('FIXED', {})
+  parse(path, (f'--config={config}',), {})
+  found = {}
+  for choice in choices:
+    overrides = fixed | choice.fields
+    given = [f'--config.{k}={flag_text(v)}' for k, v in overrides.items()]
+    given = (f'--config={config}', *given)
+    name = name_of(choice)
+    trial = Trial(
+      name=name,
+      told={short(k): v for k, v in choice.told.items()},
+      flags=given,
+      cfg=parse(path, given, overrides),
+      workdir=f'{workdir.rstrip("/")}/{name}',
+      module=module,
+    )
+    _refuse_twice(path, trial, found)
+    found[_canonical(trial.cfg)] = trial
+  return list(found.values())
+
+
+def parse(path: str, given: tuple[str, ...], overrides: Mapping) -> ConfigDict:
+  """The config as the job will read it from these flags.
+
+  Raises:
+    ValueError: an unknown field, or a value that it cannot have.
+  """
+  argv, values = [path, *given], flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config', None, '', flag_values=values, sys_argv=argv
+  )
+  try:
+    if overrides:
+      _refuse_unknown(path, overrides, parse(path, given[:1], {}))
+    values(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+    # Of an error in the config file, ml_collections quotes the traceback.
+    text = str(error).strip().splitlines()[-1].strip()
+    raise ValueError(f'{path}: {text}') from None
+  return values.config
+
+
+def short(field: str) -> str:
+  """optimizer.learning_rate -> learning_rate, but critic.learning_rate."""
+  section, _, rest = field.partition('.')
+  return rest if rest and section in SHORT else field
+
+
+def name_of(choice: Choice) -> str:
+  """A folder's name; it depends on this choice alone."""
+  parts = sorted(
+    f'{_safe(short(k))}={value_text(v)}' for k, v in choice.told.items()
+  )
+  name = ','.join(parts) or 'default'
+  if len(name) > MAX_NAME:
+    name = f'{name[: MAX_NAME - 9]}-{_digest(name, 8)}'
+  return name
+
+
+def value_text(value) -> str:
+  """Short and safe in a file's name: clip+eps_high=0.28."""
+  return _safe(_plain_text(value))
+
+
+def flag_text(value) -> str:
+  """The value as a flag's."""
+  return value if isinstance(value, str) else _literal(value)
+
+
+def _read(path):
+  """What `get_sweep` returns, and all else the file defines."""
+  try:
+    said = runpy.run_path(path)
+    if 'get_sweep' not in said:
+      raise ValueError('no function get_sweep')
+    choices = said['get_sweep']()
+  except SyntaxError as error:
+    raise ValueError(f'{error.filename}:{error.lineno}: {error.msg}') from None
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [str(f.lineno) for f in frames if f.filename == path]
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    where = ':'.join((path, *lines[-1:]))
+    raise ValueError(f'{where}: {kind}{error}') from None
+  ours = isinstance(choices, list) and choices
+  if not ours or not all(isinstance(c, Choice) for c in choices):
+    raise ValueError(
+      f'{path}: get_sweep returns {choices!r:.60}; it should be what grid, '
+      'zipped or chain of launch.sweeps return'
+    )
+  return choices, said
+
+
+def _module(path, job):
+  module = job if '.' in job else f'grpo_jax.{job}'
+  missing = '.' not in job and job not in JOBS
+  if missing or importlib.util.find_spec(module) is None:
+    raise ValueError(
+      f'{path}: JOB={job!r} is not one of {", ".join(JOBS)}, nor a module of '
+      'your own that leaves a run'
+    )
+  return module
+
+
+def _refuse_unknown(path, overrides, cfg):
+  names = list(_names(cfg.to_dict()))
+  for field in overrides:
+    if field in names:
+      continue
+    # Of one that lacks its section, all that it may be.
+    close = [n for n in names if n.endswith(f'.{field}')]
+    close = close or difflib.get_close_matches(field, names, n=1)
+    remedy = f'; did you mean {" or ".join(close)}?' if close else ''
+    raise ValueError(f'{path}: the config has no field {field!r}{remedy}')
+
+
+def _names(tree, prefix='') -> Iterator[str]:
+  for name, value in tree.items():
+    yield prefix + name
+    if isinstance(value, dict):
+      yield from _names(value, f'{prefix}{name}.')
+
+
+def _refuse_twice(path, trial, found):
+  same = found.get(_canonical(trial.cfg))
+  if same is not None:
+    both = ' and '.join(dict.fromkeys((same.name, trial.name)))
+    raise ValueError(f'{path}: the same run is there twice: {both}')
+  if trial.name in (other.name for other in found.values()):
+    raise ValueError(
+      f'{path}: two trials would be named {trial.name}; tell them apart by '
+      'zipped(..., names=...)'
+    )
+
+
+def _canonical(cfg):
+  return json.dumps(cfg.to_dict(), sort_keys=True, default=repr)
+
+
+def _plain_text(value):
+  if isinstance(value, Mapping):
+    rest = [f'{k}={_plain_text(v)}' for k, v in value.items() if k != 'name']
+    return '+'.join([*([value['name']] if 'name' in value else []), *rest])
+  if isinstance(value, (list, tuple)):
+    return '+'.join(map(_plain_text, value))
+  return str(value)
+
+
+def _safe(text):
+  safe = re.sub(r'[^A-Za-z0-9_.+=-]+', '_', text)
+  return safe if safe == text and text else f'{safe}-{_digest(text, 6)}'
+
+
+def _digest(text, length):
+  return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _literal(value):
+  """As `repr`, but for infinity, which literals have no word for."""
+  if isinstance(value, Mapping):
+    inside = (f'{k!r}: {_literal(v)}' for k, v in value.items())
+    return f'{{{", ".join(inside)}}}'
+  if isinstance(value, (list, tuple)):
+    inside = ''.join(f'{_literal(v)}, ' for v in value)
+    return f'({inside.removesuffix(" ") if len(value) == 1 else inside[:-2]})'
+  if isinstance(value, float) and math.isinf(value):
+    return '1e999' if value > 0 else '-1e999'
+  return repr(value)
