@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 import dataclasses
 
-import jax
 import numpy as np
 
-from grpo_jax import layout, programs, rollout
+from grpo_jax import hosts, layout, programs, rollout
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
 from grpo_jax.structs import PyTree
@@ -81,11 +80,13 @@ class Answerer:
       filled = part + [part[-1]] * (self.batch - len(part))
       prompts = self.rows.put(self.questions.encode(filled))
       got = self.sample(params, prompts, key, first=start)
+      # Every process gets all answers: there are few at a time.
+      got = hosts.everywhere(got)
       completions, finished = rollout.read_texts(
         got, decode=self.policy.decode, stop_ids=self.policy.stop_ids
       )
-      mask = np.asarray(jax.device_get(got.mask))
-      logprobs = np.where(mask, jax.device_get(got.logprobs), 0).sum(-1)
+      mask = got.mask
+      logprobs = np.where(mask, got.logprobs, 0).sum(-1)
       n = len(part)
       yield Answered(
         examples=part,

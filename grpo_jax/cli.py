@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags, ConfigDict
 
 from configs import base
-from grpo_jax import runs
+from grpo_jax import hosts, runs
 
 CONFIG = 'config.json'
 # A config file that reads a run's config.json.
@@ -38,6 +38,13 @@ _cache = flags.DEFINE_string(
   '~/.cache/grpo_jax',
   'Folder of compiled programs, so that a restart compiles nothing; empty for '
   'none.',
+)
+
+
+_distributed = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Join the other processes of a TPU pod (launch.local needs no flag).',
 )
 
 
@@ -184,6 +191,7 @@ def _run(job):
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))
+    hosts.start(distributed=_distributed.value)
     workdir = _workdir.value
     job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:

@@ -13,24 +13,31 @@ import numpy as np
 from grpo_jax.structs import Batch, Prompts, Rollout
 
 
-def prompts(prompt_ids: list[list[int]], *, multiple: int) -> Prompts:
+def prompts(
+  prompt_ids: list[list[int]], *, multiple: int, longest: int = 0
+) -> Prompts:
   """Left-pads prompts into trunks.
 
   Args:
-    prompt_ids: Q tokenised prompts, none empty.
+    prompt_ids: Q tokenised prompts. [] for one that another process holds: its
+      row is not read here.
     multiple: the trunk width P is a multiple of this.
+    longest: tokens of a prompt that P fits even if all here are shorter.
 
   Returns:
-    Prompts as numpy arrays; P fits the longest prompt here.
+    Prompts as numpy arrays.
   """
-  width = round_up(max(len(ids) for ids in prompt_ids) - 1, multiple)
+  longest = max(longest, *(len(ids) for ids in prompt_ids), 1)
+  width = round_up(longest - 1, multiple)
   trunk = np.zeros((len(prompt_ids), width), np.int32)
   mask = np.zeros((len(prompt_ids), width), bool)
+  last = np.zeros(len(prompt_ids), np.int32)
   for q, ids in enumerate(prompt_ids):
-    start = width - (len(ids) - 1)
-    trunk[q, start:] = ids[:-1]
-    mask[q, start:] = True
-  last = np.array([ids[-1] for ids in prompt_ids], np.int32)
+    if ids:
+      start = width - (len(ids) - 1)
+      trunk[q, start:] = ids[:-1]
+      mask[q, start:] = True
+      last[q] = ids[-1]
   return Prompts(trunk=trunk, trunk_mask=mask, last=last)
 
 
@@ -40,6 +47,7 @@ def branches(
   *,
   max_length: int,
   multiple: int,
+  longest: int = 0,
 ) -> Batch:
   """Batch of given completions (SFT, distillation): EOS is the caller's.
 
@@ -48,9 +56,12 @@ def branches(
     completion_ids: [Q][G] lists of tokens, cut at `max_length`.
     max_length: longest branch.
     multiple: the branch width C is a multiple of this.
+    longest: a length that C fits even if all here are shorter.
   """
   group = len(completion_ids[0])
-  longest = max(len(ids) for row in completion_ids for ids in row)
+  longest = max(
+    longest, *(len(ids) for row in completion_ids for ids in row), 0
+  )
   width = round_up(min(longest, max_length), multiple)
   shape = (len(completion_ids), group, width)
   targets = np.zeros(shape, np.int32)
@@ -75,10 +86,9 @@ def whole_text(ids: list[int]) -> tuple[list[int], list[int]]:
   return ids[:1], ids[1:]
 
 
-def trim(rollout: Rollout, *, multiple: int) -> Rollout:
+def trim(rollout: Rollout, *, longest: int, multiple: int) -> Rollout:
   """Cuts branches at the longest completion, rounded up."""
-  lengths = np.asarray(rollout.mask).any((0, 1)).sum()
-  width = min(round_up(int(lengths), multiple), rollout.mask.shape[2])
+  width = min(round_up(longest, multiple), rollout.mask.shape[2])
   return Rollout(
     **{k: getattr(rollout, k)[:, :, :width] for k in rollout.__annotations__}
   )

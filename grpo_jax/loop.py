@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from grpo_jax import checkpoints, cli, evaluate, metrics
+from grpo_jax import checkpoints, cli, evaluate, hosts, metrics
 from grpo_jax.policy import Policy
 from grpo_jax.structs import TrainState
 from grpo_jax.training import Trainer
@@ -35,7 +35,7 @@ class Outcome:
   # Metrics of each optimizer update, on the device, by a prefix of their names:
   # '' for the policy's.
   updates: dict[str, list[dict]]
-  tokens: int  # completion tokens of the step
+  tokens: int | None  # completion tokens of the step; None: of its updates
   values: dict[str, Any] = dataclasses.field(default_factory=dict)
   samples: list[dict] = dataclasses.field(default_factory=list)
 
@@ -93,14 +93,17 @@ class Loop:
         self.start,
         f', with other values of {", ".join(changed)}' if changed else '',
       )
-    cli.save_config(cfg, workdir)
-    policy.write_model(workdir)
-    # Without a checkpoint nothing is kept, the evaluation of step 0 neither.
-    self.writer = metrics.Writer(
-      workdir,
-      tensorboard=cfg.log.tensorboard,
-      resume_step=-1 if restored is None else self.start,
-    )
+    hosts.wait_for_all('reading the workdir')
+    self.writer = None
+    if hosts.is_first():
+      cli.save_config(cfg, workdir)
+      policy.write_model(workdir)
+      # Without a checkpoint nothing is kept, the evaluation of step 0 neither.
+      self.writer = metrics.Writer(
+        workdir,
+        tensorboard=cfg.log.tensorboard,
+        resume_step=-1 if restored is None else self.start,
+      )
 
   def run(
     self,
@@ -123,17 +126,22 @@ class Loop:
       cli.Stopped: a signal came; the state is saved.
     """
     self.publish, self.extra_of = publish, extra
-    self.progress = metrics.Progress(
-      self.cfg.steps, start=self.start, shown=self.shown
-    )
+    if hosts.is_first():
+      self.progress = metrics.Progress(
+        self.cfg.steps, start=self.start, shown=self.shown
+      )
     try:
-      with cli.shutdown_requested() as stopping:
-        self._steps(prepare, step, stopping)
+      with cli.shutdown_requested() as requested:
+        # All leave at the same step, whichever of them was asked to.
+        self._steps(prepare, step, lambda: hosts.agree(requested()))
     finally:
-      self.progress.close()
-      self.writer.close()
+      if self.writer is not None:
+        self.progress.close()
+        self.writer.close()
       self.checkpoints.close()
       self.lock.close()
+    if not hosts.is_first():
+      return
     print(
       f'{self.workdir}: {self.cfg.steps} steps done. Next: '
       f'python -m grpo_jax.evaluate --workdir={self.workdir}'
@@ -146,8 +154,8 @@ class Loop:
     evaluated = 'eval/pass@1' in known.get(self.start, {})
     if self._evaluates(self.start) and not evaluated:
       self._evaluate(self.start, stopping)
-      if stopping():
-        raise cli.Stopped(self._stopped_at(self.start), stopping())
+      if leaving := stopping():
+        raise cli.Stopped(self._stopped_at(self.start), leaving)
       self.checkpoints.measured[self.start] = self.evaluated
     inputs = prepare(self.start) if self.start < cfg.steps else None
     pending = []
@@ -201,12 +209,14 @@ class Loop:
           else:
             row[prefix + name] = _mean(name, updates)
       row |= times
-      row['tokens_per_s/step'] = outcome.tokens / times['time/step']
+      tokens = row['tokens'] if outcome.tokens is None else outcome.tokens
+      row['tokens_per_s/step'] = tokens / times['time/step']
       if 'time/rollout' in times:
-        row['tokens_per_s/rollout'] = outcome.tokens / times['time/rollout']
-      self.writer.write(step, row | metrics.memory())
-      self.writer.samples(step, outcome.samples)
-      self.progress.update(step, row | self.evaluated)
+        row['tokens_per_s/rollout'] = tokens / times['time/rollout']
+      if self.writer is not None:
+        self.writer.write(step, row | metrics.memory())
+        self.writer.samples(step, outcome.samples)
+        self.progress.update(step, row | self.evaluated)
 
   def _measured(self):
     """step -> the row of its evaluation, as far as the run has come."""
@@ -228,7 +238,8 @@ class Loop:
       return
     scalars = evaluate.scalars(result)
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
-    self.writer.write(step, self.evaluated | self.timers.flush())
+    if self.writer is not None:
+      self.writer.write(step, self.evaluated | self.timers.flush())
 
   def _save(self, step):
     with self.timers('save'):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from grpo_jax import config, layout, prompts, rewards, tasks
+from grpo_jax import config, hosts, layout, prompts, rewards, tasks
 from grpo_jax.rewards import text
 from grpo_jax.structs import Batch, Prompts
 from grpo_jax.tasks import Example, Task
@@ -60,29 +60,40 @@ class Questions:
     tasks.random(self.seed, step).shuffle(others)
     return np.array([*kept, *others[: count - len(kept)]])
 
-  def of_step(self, step: int, count: int) -> list[Example]:
-    """The examples of a step, a function of (seed, step)."""
-    return [self.task.example(i) for i in self.indices(step, count)]
+  def read(self, indices: np.ndarray, here: np.ndarray) -> list[Example | None]:
+    """Those examples that are `here`, None for others."""
+    return [
+      self.task.example(i) if wanted else None
+      for i, wanted in zip(indices, here, strict=True)
+    ]
 
   def text(self, prompt: str) -> str:
     """What the policy continues."""
     return prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
 
-  def encode(self, examples: list[Example]) -> Prompts:
+  def encode(self, examples: list[Example | None]) -> Prompts:
     """Trunks of these examples, as numpy arrays.
+
+    Of several processes each knows its own examples only, the others are None,
+    so all make the widest trunk.
 
     Raises:
       ValueError: a prompt too long, or with a character that has no token;
         names it.
     """
     ids = [
-      self.ids(i, e, max_length=self.max_length) for i, e in enumerate(examples)
+      self.ids(i, e, max_length=self.max_length) if e is not None else []
+      for i, e in enumerate(examples)
     ]
-    return layout.prompts(ids, multiple=self.multiple)
+    return layout.prompts(
+      ids,
+      multiple=self.multiple,
+      longest=self.max_length if hosts.are_several() else 0,
+    )
 
   def with_completions(
     self,
-    examples: list[Example],
+    examples: list[Example | None],
     *,
     everything: bool,
     max_length: int,
@@ -91,7 +102,7 @@ class Questions:
     """A Batch [Q 1 C] of the examples' completions, each with its EOS.
 
     Args:
-      examples: Q of them.
+      examples: Q of them; None for what other processes read, as in `encode`.
       everything: prompts are part of the completions, as in pretraining, which
         cuts what is too long.
       max_length: of a completion, in tokens; longer ones are cut.
@@ -103,6 +114,10 @@ class Questions:
     longest = math.inf if everything else self.max_length
     prompt_ids, completion_ids = [], []
     for i, example in enumerate(examples):
+      if example is None:
+        prompt_ids.append([])
+        completion_ids.append([[]])
+        continue
       answer = completion_of(example)
       prompt = self.ids(i, example, max_length=longest)
       completion = self.tokenizer.encode(answer, start=False)
@@ -111,11 +126,18 @@ class Questions:
         prompt, completion = layout.whole_text(prompt + completion)
       prompt_ids.append(prompt)
       completion_ids.append([completion])
+    several = hosts.are_several()
     return layout.branches(
-      layout.prompts(prompt_ids, multiple=self.multiple),
+      layout.prompts(
+        prompt_ids,
+        multiple=self.multiple,
+        # Pretraining has prompts of one token.
+        longest=self.max_length if several and not everything else 0,
+      ),
       completion_ids,
       max_length=max_length,
       multiple=multiple,
+      longest=max_length if several else 0,
     )
 
   def try_rows(self, count: int, *, max_length: float):

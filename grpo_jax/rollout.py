@@ -7,10 +7,9 @@ from.
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 
-import jax
 import numpy as np
 
-from grpo_jax import layout
+from grpo_jax import hosts, layout, rewards
 from grpo_jax.rewards import Completion
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 from grpo_jax.tasks import Example
@@ -80,14 +79,16 @@ def collect(
   sample: Callable[[PyTree, Prompts, Array], Rollout],
   append: Callable[[Batch, Batch], Batch],
   score: Callable[[Batch], Batch],
+  lengths: Callable[[Array], np.ndarray],
   texts: Callable[[Batch], tuple[list[list[str]], np.ndarray]],
   grade: Callable[[list, list], tuple[np.ndarray, Mapping]],
+  share: Callable[[dict], dict],
   length_multiple: int,
 ) -> Collected:
   """Samples, lays out and grades.
 
   Args:
-    indices, examples: Q of them.
+    indices, examples: Q of them; None for what other processes read.
     prompts: theirs, as global device arrays.
     given: completions that take part as they are, or None.
     params: the published policy.
@@ -95,12 +96,19 @@ def collect(
     sample: (params, prompts, key) -> Rollout.
     append: (batch, given) -> batch with those too.
     score: adds logprobs to a batch; runs on the device while the host grades.
+    lengths: mask [Q G C] -> tokens [Q G], of all processes.
     texts: Batch -> completions [Q][G] and whether each stopped by itself.
     grade: (completions, examples) -> rewards [Q G] and its components.
+    share: name -> [Q G], as far as it is known here -> the same, of all
+      processes.
     length_multiple: of the width that branches are cut to.
   """
   rollout = sample(params, prompts, key)
-  rollout = layout.trim(rollout, multiple=length_multiple)
+  rollout = layout.trim(
+    rollout,
+    longest=int(lengths(rollout.mask).max()),
+    multiple=length_multiple,
+  )
   batch = Batch(
     trunk=prompts.trunk,
     trunk_mask=prompts.trunk_mask,
@@ -114,14 +122,16 @@ def collect(
   batch = score(batch)
   completions, finished = texts(batch)
   rewards, components = grade(completions, examples)
+  found = share({'': rewards, ' finished': finished, **components})
+  rewards, finished = found.pop(''), found.pop(' finished')
   return Collected(
     indices=indices,
     examples=examples,
     batch=batch,
     completions=completions,
     rewards=rewards,
-    components=dict(components),
-    lengths=np.asarray(jax.device_get(batch.mask)).sum(-1),
+    components=found,
+    lengths=lengths(batch.mask),
     finished=finished,
     sampled=rollout.mask.shape[1],
   )
@@ -191,15 +201,17 @@ def read_texts(
 ) -> tuple[list[list[Completion]], np.ndarray]:
   """Completions as text without their stop token, and which had one.
 
-  The texts know their length in tokens, for the rewards of length.
+  The texts know their length in tokens, for the rewards of length. Those on
+  devices of other processes are None, and not finished.
 
   Args:
     rollout: sampled branches.
     decode: token ids -> text.
     stop_ids: ids that end a completion.
   """
-  targets = np.asarray(jax.device_get(rollout.targets))
-  lengths = np.asarray(jax.device_get(rollout.mask)).sum(-1)
+  targets, mask = hosts.local(rollout.targets), hosts.local(rollout.mask)
+  here = hosts.holds(rollout.mask)[:, :, 0]
+  lengths = mask.sum(-1)
   finished = np.zeros(lengths.shape, bool)
   completions = []
   for q, group in enumerate(targets):
@@ -209,8 +221,34 @@ def read_texts(
       if ids and ids[-1] in stop_ids:
         finished[q, g] = True
         ids = ids[:-1]
-      row.append(
-        Completion(decode(ids), tokens=lengths[q, g], finished=finished[q, g])
+      completion = Completion(
+        decode(ids), tokens=lengths[q, g], finished=finished[q, g]
       )
+      row.append(completion if here[q, g] else None)
     completions.append(row)
   return completions, finished
+
+
+def grade_here(completions, examples, *, fns, weights, gate):
+  """Rewards [Q G] and their components, of completions [Q][G].
+
+  NaN where the completion is None: another process has it. Those here are some
+  samples of some prompts, the same of each.
+  """
+  rows = [q for q, row in enumerate(completions) if any(_known(row))]
+  columns = np.flatnonzero(_known(completions[rows[0]]))
+  found = rewards.grade(
+    [[completions[q][g] for g in columns] for q in rows],
+    [examples[q] for q in rows],
+    fns,
+  )
+  components = {}
+  for name, values in found.items():
+    whole = np.full((len(completions), len(completions[0])), np.nan, np.float32)
+    whole[np.ix_(rows, columns)] = values
+    components[name] = whole
+  return rewards.combine(components, weights=weights, gate=gate), components
+
+
+def _known(row):
+  return [completion is not None for completion in row]

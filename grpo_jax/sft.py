@@ -45,23 +45,23 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
 
   def prepare(step):
-    examples = ask.of_step(step, cfg.sft.batch_size)
+    chosen = ask.indices(step, cfg.sft.batch_size)
+    examples = ask.read(chosen, rows.here(cfg.sft.batch_size))
     host = ask.with_completions(
       examples,
       everything=cfg.sft.loss_on == 'everything',
       max_length=cfg.sft.max_length,
       multiple=cfg.updates.length_multiple,
     )
-    return int(host.mask.sum()), rows.put(host)
+    return rows.put(host)
 
-  def step(state, index, inputs, timers):
-    tokens, batch = inputs
+  def step(state, index, batch, timers):
     rate = trainer.learning_rate(state.step)
     with timers('update'):
       state, update = trainer.update(state, batch)
-    values = {'learning_rate': rate, 'tokens': tokens}
+    values = {'learning_rate': rate}
     return Outcome(
-      state=state, updates={'': [update]}, tokens=tokens, values=values
+      state=state, updates={'': [update]}, tokens=None, values=values
     )
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)

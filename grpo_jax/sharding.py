@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
+from grpo_jax import hosts
 from grpo_jax.models.params import is_param, name
 from grpo_jax.structs import has_samples, PyTree
 
@@ -138,8 +139,12 @@ class Rows:
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
+  def here(self, count: int) -> np.ndarray:
+    """Which of so many prompts have a device in this process, [Q] bools."""
+    return hosts.here(self.of(jax.ShapeDtypeStruct((count,), bool)), (count,))
+
   def put(self, tree: PyTree) -> PyTree:
-    """Host arrays, the same on every process, to global device arrays."""
+    """Host arrays to global device arrays; rows of others are not read."""
     tree = jax.tree.map(np.asarray, tree)
 
     def one(x, sharding):

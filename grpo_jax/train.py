@@ -10,13 +10,13 @@ import functools
 import logging
 import pathlib
 
-import jax
 import numpy as np
 
 from grpo_jax import (
   cli,
   config,
   critic,
+  hosts,
   policy,
   programs,
   questions,
@@ -99,7 +99,9 @@ class Stages:
     self.score = training.scores(pol, cfg)
     # Arguments that make no sense fail here rather than after a rollout.
     training.trace_credit(self.credit, cfg)
-    self.put = pol.rows('train').put
+    rows = pol.rows('train')
+    self.put = rows.put
+    self.here = rows.here(cfg.prompts_per_step)
     self.collect = functools.partial(
       rollout.collect,
       sample=programs.sampler(
@@ -110,13 +112,15 @@ class Stages:
         temperature=cfg.sample.temperature,
       ),
       append=training.append(pol),
+      lengths=lambda mask: hosts.everywhere(mask.sum(-1)),
+      share=self._share,
       texts=functools.partial(
         rollout.read_texts,
         decode=pol.decode,
         stop_ids=pol.stop_ids,
       ),
       grade=functools.partial(
-        grade,
+        rollout.grade_here,
         fns=questions.reward_functions(cfg, self.questions.task),
         weights=questions.reward_weights(cfg),
         gate=cfg.reward_gate,
@@ -185,7 +189,7 @@ class Stages:
     indices = self.questions.indices(
       draw, self.cfg.prompts_per_step, without=self.retired
     )
-    examples = [self._example(i) for i in indices]
+    examples = self.questions.read(indices, self.here)
     given = None
     if self.cfg.algorithm.teacher_traces:
       given = self.put(
@@ -214,6 +218,12 @@ class Stages:
         programs.stream(self.cfg.seed, 'rollout', draw),
         score=functools.partial(self._score, state),
       )
+
+  def _share(self, found):
+    """Arrays [Q G] that processes know in parts, as all of them know them."""
+    if not hosts.are_several():
+      return found
+    return hosts.everywhere(self.put(found))
 
   def _gather(self, state, step, first):
     """The groups to learn from, and every rollout that was made for them."""
@@ -278,7 +288,7 @@ class Stages:
     return parts
 
   def _samples(self, got: Collected, batch: Batch):
-    advantages = np.asarray(jax.device_get(batch.advantages))
+    advantages = hosts.local(batch.advantages)
     if advantages.ndim == 3:
       # Of the first token, which sees the whole completion's.
       advantages = advantages[:, :, 0]
@@ -296,14 +306,9 @@ class Stages:
       }
       for q, example in enumerate(got.examples)
       for g in range(self.cfg.group_size)
+      if got.completions[q][g] is not None
     ]
     return rows[: self.cfg.log.samples]
-
-
-def grade(completions, examples, *, fns, weights, gate):
-  """Rewards [Q G] and their components, of completions [Q][G]."""
-  components = rewards.grade(completions, examples, fns)
-  return rewards.combine(components, weights=weights, gate=gate), components
 
 
 if __name__ == '__main__':

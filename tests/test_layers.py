@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'grpo_jax'
 LAYERS = {
   0: ['structs'],
   1: [
-    'sharding', 'models.params', 'layout', 'advantages', 'importance', 'losses',
+    'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
+    'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'scaling_law', 'checkpoint_items',
   ],

@@ -98,7 +98,7 @@ def rollout(lengths, width):
 @pytest.mark.parametrize('multiple, width', [(1, 5), (4, 8), (5, 5), (16, 10)])
 def test_trim_cuts_at_the_longest_completion_rounded_up(multiple, width):
   full = rollout([[2, 5], [1, 3]], 10)
-  cut = layout.trim(full, multiple=multiple)
+  cut = layout.trim(full, longest=5, multiple=multiple)
   for name in ('inputs', 'targets', 'mask', 'logprobs'):
     np.testing.assert_array_equal(
       getattr(cut, name), getattr(full, name)[:, :, :width]

@@ -25,7 +25,6 @@ from grpo_jax import (
   rollout,
   tasks,
   tokenizer,
-  train,
   training,
 )  # fmt: skip
 from grpo_jax.models import transformer
@@ -200,11 +199,13 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     ),
     append=None,
     score=lambda batch: batch,
+    lengths=lambda mask: mask.sum(-1),
+    share=lambda found: found,
     texts=functools.partial(
       rollout.read_texts, decode=lambda ids: 'words ' * len(ids), stop_ids=(3,)
     ),
     grade=functools.partial(
-      train.grade,
+      rollout.grade_here,
       fns={
         'long': lambda completion, _: float(completion.count('words') > 1),
         'shown': lambda *_: 1.0,
