@@ -1,0 +1,1 @@
+"""Launchers and what is known before a launch: pods, GKE, compiled programs."""
