@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -402,6 +403,21 @@ def test_stop_lets_the_job_save_and_a_running_one_is_not_replaced(cloud, capfd):
   assert (at / 'exit').read_text() == '143\n'
 
 
+def test_the_end_of_a_job_is_known_when_the_machine_shuts_down(cloud):
+  at = cloud.has_worker()
+  (cloud.folder / 'long').touch()
+  cloud.states('ACTIVE')
+  assert pod('run', job=JOB) == 0
+  until((cloud.folder / 'job').exists)
+  job = int((at / 'pid').read_text())
+  keeper = int(pathlib.Path(f'/proc/{job}/stat').read_text().split()[3])
+  for process in (keeper, job):
+    os.kill(process, signal.SIGTERM)
+  until((at / 'exit').exists)
+  assert (at / 'exit').read_text() == '143\n'
+  assert (cloud.folder / 'saved').exists()
+
+
 def test_stop_says_where_a_job_does_not_leave(cloud, capsys):
   cloud.reports('running -, stopped 143')
   assert pod('stop', '--stop_minutes=-1') == 1
@@ -503,6 +519,8 @@ def test_watching_makes_a_preempted_pod_again_and_runs_the_same_command(
   assert first == second
   first, second = [c for c in cloud.calls() if c[4] == 'create']
   assert first == second
+  # One worker at a time: their lines must not mix.
+  assert '--batch-size=1' in cloud.calls()[-2]
   logs = cloud.folder / 'runs/pods/r1'
   assert sorted(path.name for path in logs.iterdir()) == [
     't1v-w-0.log', 't1v-w-1.log',
