@@ -1,0 +1,154 @@
+"""What runs on the workers of a pod: bash, one line a script, all words quoted.
+
+Everything is in `~/grpo_jax_pod` of a worker: `code`, `venv`, `log`, and what
+tells how the job is: `lock` (held while it runs), `pid`, `job` (the hash of its
+command), `exit` (its status, once it ended), `stopped` (it was asked to end).
+A lock, not a process number, says that it runs: a reboot frees it.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import re
+
+from launch import shell
+
+HOME = 'grpo_jax_pod'
+_RUNNING = (
+  f"{{ echo \"{shell.OURS}a job runs on this pod already: 'logs' shows it, "
+  "'stop' ends it\" >&2; exit 75; }"
+)
+# Runs "$@" and writes its status. The trap keeps this shell alive at the
+# machine's shutdown, which signals all processes, until the job has saved. Not
+# passed on: a second signal would end the job at once.
+_KEEPER = (
+  'trap : TERM INT; '
+  'cd code; '
+  'export PATH="$PWD/../venv/bin:$PATH" PYTHONUNBUFFERED=1; '
+  'echo "== $(date -u +%FT%TZ) $(hostname): $(printf "%q " "$@")"; '
+  '"$@" 9>&- & child=$!; '
+  'echo $child >../pid; '
+  'while :; do '
+  'wait $child; code=$?; kill -0 $child 2>/dev/null || break; done; '
+  'echo "== $(date -u +%FT%TZ) exit $code"; '
+  'echo $code >../exit.partial; '
+  'mv ../exit.partial ../exit'
+)
+_LINE = re.compile(
+  r'^worker ([A-Za-z0-9][\w.-]*) (none|running|lost|exit|stopped) (\d+|-) '
+  r'([0-9a-f]+|-)$',
+  re.MULTILINE | re.ASCII,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """How the job is on one worker.
+
+  `state` is none, running, lost (gone without a word: a reboot, or killed),
+  exit or stopped (ended, on request); `code` its exit status, -1 for none.
+  """
+
+  host: str
+  state: str
+  code: int
+  job: str
+
+
+def identity(job: Sequence[str]) -> str:
+  """A hash of the command."""
+  content = '\0'.join(job).encode('utf-8', 'surrogateescape')
+  return hashlib.sha256(content).hexdigest()[:12]
+
+
+def install(archive: str, *, extras: str) -> str:
+  """Unpacks the code from the home folder and installs it and its needs.
+
+  Images of Cloud TPU come with Python 3.10: where none is new enough, uv
+  brings one.
+  """
+  what = shell.quote(f'.[{extras}]')
+  return _script(
+    f'flock --nonblock lock true || {_RUNNING}',
+    'rm -rf code',
+    'mkdir code',
+    f'tar -xzf "$HOME"/{shell.quote(archive)} -C code',
+    f'rm "$HOME"/{shell.quote(archive)}',
+    'if [ ! -x venv/bin/python ]; then '
+    'for python in python3.13 python3.12 python3.11 python3 ""; do '
+    '"$python" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"'
+    ' 2>/dev/null && break; done; '
+    'if [ -n "$python" ]; then "$python" -m venv venv; else '
+    'python3 -m pip install --quiet --user uv; '
+    'python3 -m uv venv --quiet --seed --python 3.12 venv; fi; fi',
+    'cd code',
+    f'../venv/bin/python -m pip install --quiet -e {what}',
+    'echo "$(hostname): installed"',
+  )
+
+
+def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
+  """Starts the job, out of reach of the end of the connection."""
+  exports = ' '.join(
+    f'{name}={shell.quote(value)}' for name, value in environment.items()
+  )
+  return _script(
+    'exec 9>>lock',
+    f'flock --nonblock 9 || {_RUNNING}',
+    'rm -f exit stopped pid',
+    f'echo {identity(job)} >job',
+    f'export {exports}',
+    f'setsid nohup bash -c {shell.quote(_KEEPER)} job {shell.line(job)} '
+    '>>log 2>&1 </dev/null & echo "$(hostname): started"',
+  )
+
+
+def report() -> str:
+  """One line a worker, for `parse`."""
+  return _script(
+    'job=$(cat job 2>/dev/null || echo -)',
+    'code=$(cat exit 2>/dev/null || echo -)',
+    'if [ "$code" != - ]; then '
+    'if [ -e stopped ]; then state=stopped; else state=exit; fi; '
+    'elif ! flock --nonblock lock true; then state=running; '
+    'elif [ -e job ]; then state=lost; else state=none; fi',
+    'echo "worker $(hostname) $state $code $job"',
+  )
+
+
+def parse(text: str) -> list[Report]:
+  """The reports in what `report` printed, by host."""
+  found = [
+    Report(host, state, -1 if code == '-' else int(code), job)
+    for host, state, code, job in _LINE.findall(text)
+  ]
+  return sorted(found, key=lambda one: one.host)
+
+
+def terminate() -> str:
+  """Sends SIGTERM to the job, which saves and leaves. Waits for nothing."""
+  return _script(
+    'if flock --nonblock lock true; then '
+    'echo "$(hostname): no job runs"; else touch stopped; '
+    'kill -TERM "$(cat pid)" && echo "$(hostname): SIGTERM sent"; fi',
+  )
+
+
+def follow(*, lines: int, named: bool) -> str:
+  """The end of the log, and what comes; `named` puts the host before a line."""
+  tail = f'tail --lines={lines} --follow=name --retry log'
+  names = ' | awk -v h="$(hostname)" \'{print h ": " $0; fflush()}\''
+  return _script(tail + (names if named else ''))
+
+
+def whole_log() -> str:
+  """The whole log, each line after the host and a tab."""
+  return _script(
+    'touch log', 'awk -v h="$(hostname)" \'{print h "\\t" $0}\' log'
+  )
+
+
+def _script(*steps):
+  """For the login shell of the machines, bash, in their folder of ours."""
+  enter = f'set -eu; mkdir -p "$HOME/{HOME}"; cd "$HOME/{HOME}"'
+  return '; '.join((enter, *steps))
