@@ -6,6 +6,9 @@ decision that changes what is compiled or saved must be the same everywhere, so
 it is made from arrays that all have (`everywhere`) or agreed on (`agree`).
 """
 
+import collections
+from collections.abc import Mapping
+import json
 import os
 
 import jax
@@ -22,6 +25,7 @@ COORDINATOR, PROCESSES, PROCESS = (
 # Seconds without a sign of life after which a process counts as dead, and that
 # a process waits for the others to start.
 _HEARTBEAT, _START = 40, 300
+_MESSAGE = 1 << 14  # bytes
 
 
 def start(*, distributed: bool) -> None:
@@ -78,6 +82,22 @@ def agree(number: int) -> int:
   if not are_several():
     return number
   return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def total(counts: Mapping[str, int]) -> dict[str, int]:
+  """Sums of all processes' counts, whose names may differ; each calls this."""
+  if not are_several():
+    return dict(counts)
+  told = json.dumps(counts).encode()
+  if len(told) > _MESSAGE:
+    raise ValueError(
+      f'{len(told)} bytes of counts; {_MESSAGE} are sent at most'
+    )
+  padded = np.frombuffer(told.ljust(_MESSAGE), np.uint8)
+  summed = collections.Counter()
+  for row in multihost_utils.process_allgather(padded):
+    summed.update(json.loads(row.tobytes()))
+  return dict(summed)
 
 
 def wait_for_all(what: str) -> None:

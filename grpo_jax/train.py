@@ -147,7 +147,8 @@ class Stages:
       self._retire(collected)
     values = rollout.metrics(seen) | self._filter_metrics(seen) | more
     # What went wrong in grading this step; each kind is logged once.
-    values |= {f'faults/{k}': n for k, n in (rewards.faults() - faults).items()}
+    faults = hosts.total(rewards.faults() - faults)
+    values |= {f'faults/{k}': n for k, n in faults.items()}
     values['learning_rate'] = self.learner.policy.learning_rate(state.step)
     with timers('update'):
       state, updates = self._update(state, step, batch)

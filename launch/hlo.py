@@ -190,10 +190,12 @@ def _trips(computations, inside, loop):
     return int(known.group(1))
   [condition] = loop.called['condition']
   body = computations[condition]
-  compare = [i for i in body.values() if i.opcode == 'compare']
-  if len(compare) != 1 or 'direction=LT' not in compare[0].line:
+  # The last line: what is returned. Any other end than a count, as of decoding
+  # once every completion has stopped, is the data's.
+  *_, root = body.values()
+  if root.opcode != 'compare' or 'direction=LT' not in root.line:
     return None
-  bound = body[compare[0].operands[1]]
+  bound = body[root.operands[1]]
   if bound.opcode == 'get-tuple-element':
     index = int(re.search(r'index=(\d+)', bound.line).group(1))
     start = inside.get(loop.operands[0])

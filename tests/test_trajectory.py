@@ -30,6 +30,7 @@ VARIANTS = {
     'updates.group_microbatches': 2,
   },
   'trunks not shared': dict(trunks_shared=False),
+  'attention by blocks': {'attention': 'chunked'},
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
     'sample.chunk': 8,
