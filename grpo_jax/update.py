@@ -154,7 +154,7 @@ def split(tree: PyTree, *, parts: tuple[int, int]) -> PyTree:
     if not has_samples(path, x[0]):
       return jnp.repeat(x, by_sample, 0)
     x = jnp.moveaxis(_strided(x, by_sample, 2), 2, 1)
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(by_prompt * by_sample, *x.shape[2:])
 
   return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -170,5 +170,6 @@ def unsplit(x: Array, *, parts: tuple[int, int]) -> Array:
 
 def _strided(x, parts, axis):
   """Splits an axis in two and moves the parts, i, i + parts ..., before it."""
-  x = x.reshape(*x.shape[:axis], -1, parts, *x.shape[axis + 1 :])
+  size = x.shape[axis] // parts  # not -1: arrays may be empty
+  x = x.reshape(*x.shape[:axis], size, parts, *x.shape[axis + 1 :])
   return jnp.moveaxis(x, axis + 1, axis)
