@@ -294,7 +294,8 @@ def _unknown_field(argv, error):
 def _fail(error):
   """One line for a mistake of the user's; a bug keeps its traceback."""
   frames = traceback.extract_tb(error.__traceback__)
-  ours = (str(_PACKAGE), 'ml_collections', 'absl')
+  tools = (str(_PACKAGE.parent / name) for name in ('launch', 'benchmarks'))
+  ours = (str(_PACKAGE), *tools, 'ml_collections', 'absl')
   of_ours = not frames or any(part in frames[-1].filename for part in ours)
   if not of_ours and not isinstance(error, OSError):
     raise error

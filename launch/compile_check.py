@@ -1,8 +1,7 @@
 """Compiles every program of a step for a TPU slice, without any TPU.
 
   python -m launch.compile_check --config=configs/qwen2_5_7b_r1_zero.py
-  python -m launch.compile_check --config=C --topology=v5p:4x4x4 --search
-  python -m launch.compile_check --all
+  python -m launch.compile_check --config=C --topology=v5p:4x4x4
 
 Needs libtpu (pip install -e '.[tpu]'), no network and no accelerator; a program
 takes a minute or more to compile. Prints a table and, last, one line of JSON.
@@ -41,12 +40,6 @@ _mean = flags.DEFINE_integer(
 )
 _longest = flags.DEFINE_integer(
   'max_length', 0, 'longest completion of a step; default: the limit'
-)
-_search = flags.DEFINE_bool(
-  'search', False, 'try other meshes and microbatches; fastest first'
-)
-_all = flags.DEFINE_bool(
-  'all', False, 'check every config of configs/ that names a topology'
 )
 _out = flags.DEFINE_string('out', '', 'write the table to this file too')
 

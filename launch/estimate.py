@@ -216,7 +216,7 @@ class Report:
         'remedies     more microbatches (updates.microbatches, '
         'group_microbatches), updates.remat=full, a smaller',
         '             updates.logits_chunk, mesh.tensor twice as large, fewer '
-        'prompts_per_step, a larger slice; --search tries',
+        'prompts_per_step, a larger slice',
       ]
     return '\n'.join(lines) + '\n'
 
