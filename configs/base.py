@@ -90,6 +90,9 @@ def get_config() -> ConfigDict:
     max_prompt_length=128,  # tokens
     max_completion_length=64,  # tokens, EOS included
     chunk=32,  # slots of the first decode program; each next one doubles
+    # Of branches being decoded: auto (as dtype) or int8, which reads half as
+    # much and draws from slightly other distributions (logprob_gap).
+    cache_dtype='auto',
     trunk_multiple=16,  # trunks are padded to a multiple of this
   )
 
@@ -148,6 +151,8 @@ def get_config() -> ConfigDict:
     remat='dots',  # none, dots, full: what the backward pass recomputes
     logits_chunk=16,  # positions whose logits exist at a time
     length_multiple=16,  # branches are cut to a multiple of this
+    # What lies in host memory while sampling: reference, moments.
+    offload=(),
     max_nonfinite=3,  # skipped updates in a row before the run stops
   )
   c.optimizer = dict(
@@ -160,6 +165,7 @@ def get_config() -> ConfigDict:
     eps=1e-8,
     weight_decay=0.0,
     clip_norm=1.0,  # global gradient norm; 0 does not clip
+    moments_dtype='float32',  # or bfloat16: half the memory
   )
 
   # Supervised fine-tuning and pretraining (grpo_jax.sft).
@@ -215,10 +221,11 @@ def get_config() -> ConfigDict:
   c.launch = dict(job='train', topology='', size='')
 
   # Devices. One mesh axis may be -1: all that remain.
-  c.mesh = dict(data=1, fsdp=-1, tensor=1)
+  c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
   common = dict(
     prompts=('data', 'fsdp'),
     samples=None,
+    positions=None,  # 'context' splits completions in training
     layers=None,
     head_dim=None,
     embed='fsdp',

@@ -19,7 +19,7 @@ def get_config():
     prompt_field='prompt', answer_field='', completion_field='completion',
   )  # fmt: skip
   c.steps = 25_000
-  c.mesh = dict(data=1, fsdp=32, tensor=1)
+  c.mesh.fsdp = 32
   pod.lengths(c, prompt=1024, completion=32_768)
   c.sft.update(batch_size=64, max_length=32_768)
   c.updates.update(microbatches=2, logits_chunk=512)

@@ -7,10 +7,17 @@ def split_samples(c, *, fsdp: int, data: int, tensor: int = 1) -> None:
   An update of 32 groups, as R1's, then keeps more than 32 chips busy. A
   parameter is stored in fsdp x tensor parts.
   """
-  c.mesh = dict(data=data, fsdp=fsdp, tensor=tensor)
+  c.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
   for rules in (c.rules.train, c.rules.sample):
     rules.prompts = ('fsdp',)
     rules.samples = 'data'
+
+
+def grpo(c, *, model: str, size: str, topology: str) -> None:
+  """A model's weights, `launch.size`, slice, and GSM8K's questions."""
+  c.init_from = f'models/{model}'
+  c.launch.update(topology=topology, size=size)
+  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
 
 
 def lengths(c, *, prompt: int, completion: int) -> None:
@@ -22,3 +29,10 @@ def lengths(c, *, prompt: int, completion: int) -> None:
     chunk=min(1024, completion),
   )
   c.updates.update(length_multiple=512, remat='full')
+
+
+def split_positions(c, *, context: int) -> None:
+  """Completions over `context` in training; prompts over it in sampling."""
+  c.mesh.context = context
+  c.rules.train.update(positions='context', embed=('fsdp', 'context'))
+  c.rules.sample.prompts = (*c.rules.sample.prompts, 'context')

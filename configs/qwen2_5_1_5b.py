@@ -9,11 +9,9 @@ from configs import modern, pod
 
 def get_config():
   c = modern.get_config()
-  c.init_from = 'models/Qwen2.5-1.5B'
-  c.launch.update(topology='v5e:4x4', size='qwen2_5_1_5b')
-  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
+  pod.grpo(c, model='Qwen2.5-1.5B', size='qwen2_5_1_5b', topology='v5e:4x4')
   c.prompts_per_step, c.group_size = 64, 16
-  c.mesh = dict(data=1, fsdp=16, tensor=1)
+  c.mesh.fsdp = 16
   pod.lengths(c, prompt=512, completion=2048)
   c.updates.update(minibatches=4, microbatches=1, logits_chunk=64)
   c.optimizer.learning_rate = 1e-6

@@ -12,9 +12,7 @@ from configs import pod, r1
 
 def get_config():
   c = r1.get_config()
-  c.init_from = 'models/Qwen2.5-7B'
-  c.launch.update(topology='v5p:4x4x4', size='qwen2_5_7b')
-  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
+  pod.grpo(c, model='Qwen2.5-7B', size='qwen2_5_7b', topology='v5p:4x4x4')
   pod.split_samples(c, fsdp=32, data=2)
   pod.lengths(c, prompt=1024, completion=8192)
   c.updates.logits_chunk = 256

@@ -9,11 +9,9 @@ from configs import modern, pod
 
 def get_config():
   c = modern.get_config()
-  c.init_from = 'models/Qwen3-8B'
-  c.launch.update(topology='v5p:2x4x4', size='qwen3_8b')
-  c.task = dict(name='gsm8k', split='train', folder='', data_dir='')
+  pod.grpo(c, model='Qwen3-8B', size='qwen3_8b', topology='v5p:2x4x4')
   c.prompts_per_step, c.group_size = 128, 16
-  c.mesh = dict(data=1, fsdp=32, tensor=1)
+  c.mesh.fsdp = 32
   pod.lengths(c, prompt=1024, completion=8192)
   c.updates.update(
     minibatches=4, microbatches=1, group_microbatches=2, logits_chunk=128

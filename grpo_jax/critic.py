@@ -17,7 +17,7 @@ from grpo_jax.models import params as params_lib
 from grpo_jax.models.params import Param
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, TrainState
-from grpo_jax.training import Trainer
+from grpo_jax.trainer import Trainer, trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _apart(policy: Policy, cfg) -> Learner:
     return (value(hidden(params['body'], batch), params['value_head']),)
 
   head = declare(policy)
-  critic = training.trainer(
+  critic = trainer(
     policy,
     cfg,
     objective=functools.partial(objectives.value, clip=c.clip),
@@ -118,7 +118,7 @@ def _shared(policy: Policy, cfg) -> Learner:
     return *found, value(states, params['value_head'])
 
   head = declare(policy)
-  joint = training.trainer(
+  joint = training.policy_trainer(
     policy,
     cfg,
     objective=functools.partial(
@@ -127,10 +127,7 @@ def _shared(policy: Policy, cfg) -> Learner:
       value_loss=functools.partial(objectives.value, clip=cfg.critic.clip),
       value_coef=cfg.critic.coef,
     ),
-    weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
     scoring=scoring,
-    updates=training.policy_updates(cfg),
-    reference=cfg.algorithm.kl_coef > 0,
     declared={'policy': policy.declared, 'value_head': head},
   )
   values = training.rescore(

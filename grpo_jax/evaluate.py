@@ -13,12 +13,12 @@ from tqdm import tqdm
 from grpo_jax import (
   answers,
   cli,
-  config,
   measures,
   policy,
   programs,
   questions,
   rewards,
+  validation,
 )  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.structs import PyTree
@@ -68,7 +68,7 @@ class Evaluation:
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
-    config.validate_answers(cfg, 'eval')
+    validation.of_answers(cfg, 'eval')
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     questions.need_answers(self.questions.task)

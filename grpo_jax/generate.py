@@ -14,11 +14,11 @@ from absl import flags
 from grpo_jax import (
   answers,
   cli,
-  config,
   evaluate,
   policy,
   programs,
   questions,
+  validation,
 )
 from grpo_jax.tasks import Example, Task
 
@@ -33,7 +33,7 @@ _out = flags.DEFINE_string(
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
   cfg = evaluate.from_workdir(cfg, workdir)
-  config.validate_answers(cfg, 'generate')
+  validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)
   if _prompts.value:
     examples = [Example(prompt=p, answer='') for p in _prompts.value]

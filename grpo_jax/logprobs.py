@@ -38,9 +38,10 @@ def token_logprobs(
   pad = -size % chunk
 
   def split(x):
+    # Strided, so that each chunk has some of every device's positions.
     x = jnp.pad(x, ((0, 0), (0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 3))
-    x = x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:])
-    return jnp.moveaxis(x, 2, 0)
+    x = x.reshape(*x.shape[:2], chunk, -1, *x.shape[3:])
+    return jnp.moveaxis(x, 3, 0)
 
   @jax.checkpoint
   def body(_, xs):
@@ -57,7 +58,7 @@ def token_logprobs(
   _, outs = jax.lax.scan(body, None, (split(hidden), split(targets)))
 
   def join(x):
-    x = jnp.moveaxis(x, 0, 2)
+    x = jnp.moveaxis(x, 0, 3)
     return x.reshape(*x.shape[:2], -1)[:, :, :size]
 
   return join(outs[0]), join(outs[1])

@@ -19,7 +19,7 @@ import numpy as np
 from grpo_jax import checkpoints, cli, evaluate, hosts, metrics
 from grpo_jax.policy import Policy
 from grpo_jax.structs import TrainState
-from grpo_jax.training import Trainer
+from grpo_jax.trainer import Trainer
 
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}

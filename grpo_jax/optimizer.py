@@ -19,6 +19,7 @@ def adamw(
   eps: float,
   weight_decay: float,
   clip_norm: float,
+  moments_dtype: str = 'float32',
 ) -> optax.GradientTransformation:
   """AdamW (1711.05101) with clipping by global norm.
 
@@ -32,6 +33,7 @@ def adamw(
     b1, b2, eps: Adam's.
     weight_decay: of matrices only, times the learning rate.
     clip_norm: largest global gradient norm; 0 does not clip.
+    moments_dtype: 'bfloat16' halves both moments' memory.
 
   Raises:
     ValueError: a number out of range, or no such schedule.
@@ -54,7 +56,7 @@ def adamw(
   )
   return optax.chain(
     optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    _adam(moments_dtype, b1=b1, b2=b2, eps=eps),
     optax.add_decayed_weights(weight_decay, mask=_is_matrix),
     optax.scale_by_learning_rate(rate),
   )
@@ -89,6 +91,37 @@ def learning_rates(
     learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1)
   )
   return optax.join_schedules([warmup, decays[schedule]()], [warmup_steps])
+
+
+def _adam(dtype, *, b1, b2, eps):
+  """Adam whose moments are rounded to `dtype` between updates; else fp32."""
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+  if dtype == 'float32':
+    return adam
+  if dtype != 'bfloat16':
+    raise ValueError(
+      f'optimizer.moments_dtype={dtype!r} is not float32 or bfloat16'
+    )
+  if b2 > 0.99:
+    raise ValueError(
+      f'optimizer.b2={b2} with moments_dtype=bfloat16: changes of less than '
+      '1/256 an update are rounded away; use a b2 of 0.99 or less'
+    )
+
+  def cast(state, dtype):
+    return state._replace(
+      mu=optax.tree_utils.tree_cast(state.mu, dtype),
+      nu=optax.tree_utils.tree_cast(state.nu, dtype),
+    )
+
+  def init(params):
+    return cast(adam.init(params), dtype)
+
+  def update(gradients, state, params=None):
+    updates, state = adam.update(gradients, cast(state, 'float32'), params)
+    return updates, cast(state, dtype)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _is_matrix(params: PyTree) -> PyTree:

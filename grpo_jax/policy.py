@@ -31,7 +31,8 @@ class Policy:
   declared: PyTree  # of models.params.Param
   mesh: Mesh
   rules: Mapping  # 'train' and 'sample': logical axis -> mesh axes
-  dtype: jnp.dtype  # of matmuls and caches
+  dtype: jnp.dtype  # of matmuls
+  cache_dtype: jnp.dtype  # of branches being decoded
   attention: str  # of whole sequences: a function of models.causal
   # shardings -> step of the run's checkpoint, if it is one, fp32 parameters
   load: Callable[[PyTree], tuple[int | None, PyTree]]
@@ -53,6 +54,10 @@ class Policy:
   def rows(self, rules: str) -> sharding.Rows:
     """Where prompts and samples lie, by rules 'train' or 'sample'."""
     return sharding.Rows(self.mesh, self.rules[rules])
+
+  def ways(self) -> dict[str, tuple[int, int, int]]:
+    """By rules, over how many devices Q, G and C are split."""
+    return {name: self.rows(name).ways for name in self.rules}
 
   def for_groups_of(self, size: int) -> 'Policy':
     """The same, prompts split also over devices that cannot split samples."""
@@ -108,6 +113,7 @@ def open_policy(cfg) -> Policy:
     mesh=mesh,
     rules=cfg.rules.to_dict(),
     dtype=dtype_of(cfg.dtype, mesh),
+    cache_dtype=cache_dtype_of(cfg, mesh),
     attention=attention_of(cfg.attention, mesh),
     load=load,
     files=files,
@@ -155,11 +161,8 @@ def _from_run(workdir):
   model = hf.read_config(folder)
 
   def load(shardings):
-    target = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      params_lib.abstract(transformer.declare(model)),
-      shardings,
-    )
+    shapes = params_lib.abstract(transformer.declare(model))
+    target = sharding.placed(shapes, shardings)
     return checkpoints.restore_params(workdir, target)
 
   return model, tokenizer_lib.from_folder(folder), load, _texts(folder)
@@ -195,6 +198,13 @@ def dtype_of(name: str, mesh: Mesh) -> jnp.dtype:
   if name not in ('bfloat16', 'float32'):
     raise ValueError(f'dtype={name!r} is not one of auto, bfloat16, float32')
   return jnp.dtype(name)
+
+
+def cache_dtype_of(cfg, mesh: Mesh) -> jnp.dtype:
+  """Of `cfg.sample.cache_dtype` on these devices."""
+  name = cfg.sample.cache_dtype
+  config.one_of('sample.cache_dtype', name, ('auto', 'int8'))
+  return jnp.dtype('int8') if name == 'int8' else dtype_of(cfg.dtype, mesh)
 
 
 def attention_of(name: str, mesh: Mesh) -> str:

@@ -42,9 +42,8 @@ def publish(policy: Policy) -> Callable[[PyTree], PyTree]:
 
 def published_shardings(policy: Policy) -> PyTree:
   """Where the sampler's parameters lie, as a list of layers."""
-  stacked = policy.shardings('sample')
-  one_layer = jax.tree.map(sharding.without_layers, stacked['layers'])
-  return stacked | {'layers': [one_layer] * policy.model.num_layers}
+  one = sharding.of_one_layer(policy.shardings('sample'))
+  return one | {'layers': [one['layers']] * policy.model.num_layers}
 
 
 def sampler(
@@ -75,7 +74,7 @@ def sampler(
       group_size=group_size,
       capacity=min(chunk, max_completion_length),
       cache_shape=(model.num_layers, model.num_kv_heads, model.head_dim),
-      dtype=dtype,
+      dtype=policy.cache_dtype,
     )
     keys = sampling.row_keys(key, state.token.shape, first)
     return placed(state), rows.constrain(keys)
@@ -141,7 +140,7 @@ def decoding_shardings(
   return dataclasses.replace(
     policy.rows('sample').of(state),
     t=sharding.replicated(policy.mesh),
-    cache=[KV(k=cache, v=cache)] * policy.model.num_layers,
+    cache=jax.tree.map(lambda _: cache, state.cache),
   )
 
 
@@ -161,6 +160,7 @@ def attention(policy: Policy, rules: str) -> Callable:
     mesh=policy.mesh,
     rows=sharding.spec(('prompts', 'samples'), named),
     heads=named['heads'],
+    positions=named['positions'],
     interpret=not sharding.on_tpu(policy.mesh),
   )
 
@@ -175,12 +175,13 @@ def gathered(policy: Policy) -> Callable[[str, PyTree], PyTree]:
   """
   if policy.mesh.size == 1:
     return transformer.as_stored
-  stored = policy.shardings('train')
-  whole = sharding.param_shardings(
-    policy.declared, policy.mesh, policy.rules['train'] | {'embed': None}
+  rules = policy.rules['train']
+  stored, whole = (
+    sharding.of_one_layer(
+      sharding.param_shardings(policy.declared, policy.mesh, named)
+    )
+    for named in (rules, rules | {'embed': None})
   )
-  one = functools.partial(jax.tree.map, sharding.without_layers)
-  stored, whole = (s | {'layers': one(s['layers'])} for s in (stored, whole))
 
   @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
   def gather(name, weights):
@@ -208,33 +209,20 @@ def hidden_states(
     raise ValueError(
       f'updates.remat={remat!r} is not one of {", ".join(transformer.REMAT)}'
     )
-  model, dtype = policy.model, policy.dtype
-  attend = attention(policy, 'train')
-  gather = gathered(policy)
+  model = policy.model
+  how = dict(
+    dtype=policy.dtype,
+    remat=remat,
+    attend=attention(policy, 'train'),
+    gather=gathered(policy),
+  )
 
   def fn(params, batch):
     prompts = Prompts(
       trunk=batch.trunk, trunk_mask=batch.trunk_mask, last=batch.inputs[:, 0, 0]
     )
-    trunk = transformer.prefill(
-      model,
-      params,
-      prompts,
-      dtype=dtype,
-      remat=remat,
-      attend=attend,
-      gather=gather,
-    )
-    return transformer.branches(
-      model,
-      params,
-      batch.inputs,
-      trunk,
-      dtype=dtype,
-      remat=remat,
-      attend=attend,
-      gather=gather,
-    )
+    trunk = transformer.prefill(model, params, prompts, **how)
+    return transformer.branches(model, params, batch.inputs, trunk, **how)
 
   return fn
 

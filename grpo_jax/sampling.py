@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from grpo_jax.logprobs import policy_logits
+from grpo_jax.models import cache
 from grpo_jax.structs import (
   Array,
   Decoding,
@@ -89,10 +90,18 @@ def start_decoding(
   cache_shape: tuple[int, int, int],
   dtype,
 ) -> Decoding:
-  """Empty branches. `cache_shape` is (layers, kv heads, head size)."""
+  """Empty branches.
+
+  Args:
+    last: each prompt's last token.
+    group_size: G.
+    capacity: S.
+    cache_shape: (layers, kv heads, head size).
+    dtype: of the cache; see `models.cache`.
+  """
   layers, kv_heads, head_dim = cache_shape
   rows = (last.shape[0], group_size)
-  empty = jnp.zeros((*rows, kv_heads, capacity, head_dim), dtype)
+  empty = cache.empty((*rows, kv_heads, capacity, head_dim), dtype)
   return Decoding(
     t=jnp.zeros((), jnp.int32),
     token=jnp.broadcast_to(last[:, None], rows),

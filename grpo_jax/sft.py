@@ -9,13 +9,11 @@ import pathlib
 
 from grpo_jax import (
   cli,
-  config,
-  losses,
-  objectives,
   policy,
   programs,
   questions,
   training,
+  validation,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
 
@@ -27,21 +25,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg).for_groups_of(1)
   rows = pol.rows('train')
-  validate(cfg, row_ways=rows.ways[0])
-  trainer = training.trainer(
-    pol,
-    cfg,
-    objective=objectives.supervised,
-    weigh=losses.token_mean,
-    # Temperature 1: the likelihood itself.
-    scoring=programs.score(
-      pol,
-      temperature=1.0,
-      remat=cfg.updates.remat,
-      logits_chunk=cfg.updates.logits_chunk,
-    ),
-    updates=cfg.steps,
-  )
+  validation.of_sft(cfg, ways=rows.ways)
+  trainer = training.sft_trainer(pol, cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
 
   def prepare(step):
@@ -66,29 +51,6 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
   loop.run(prepare=prepare, step=step, publish=programs.publish(pol))
-
-
-def validate(cfg, *, row_ways: int) -> None:
-  """ValueError for numbers that do not fit together."""
-  config.one_of('sft.loss_on', cfg.sft.loss_on, ('completion', 'everything'))
-  config.positive(
-    cfg,
-    'steps',
-    'sft.batch_size',
-    'sft.max_length',
-    'sample.max_prompt_length',
-    'sample.trunk_multiple',
-    'updates.logits_chunk',
-    'updates.length_multiple',
-    'updates.microbatches',
-    'updates.max_nonfinite',
-    'checkpoint.every',
-  )
-  config.divides(
-    cfg.sft.batch_size,
-    {'updates.microbatches': cfg.updates.microbatches, 'devices': row_ways},
-    field='sft.batch_size',
-  )
 
 
 if __name__ == '__main__':

@@ -18,37 +18,42 @@ from grpo_jax import hosts
 from grpo_jax.models.params import is_param, name
 from grpo_jax.structs import has_samples, PyTree
 
-AXES = ('data', 'fsdp', 'tensor')
+AXES = ('data', 'fsdp', 'context', 'tensor')
 LOGICAL = (
-  'prompts', 'samples', 'layers', 'embed', 'mlp', 'heads', 'kv_heads',
-  'head_dim', 'vocab',
+  'prompts', 'samples', 'positions', 'layers', 'embed', 'mlp', 'heads',
+  'kv_heads', 'head_dim', 'vocab',
 )  # fmt: skip
+
+
+# Of the arrays of a batch, in this order.
+_ROWS = ('prompts', 'samples', 'positions')
 
 
 def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
   """A mesh over `devices` (all by default) with axes `AXES`.
 
   Args:
-    shape: size of each axis; one of them may be -1 for 'the rest'.
+    shape: size of each axis, 1 where it is not named; one of them may be -1
+      for 'the rest'.
     devices: to lay out; `jax.devices()` when None.
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [shape[axis] for axis in AXES]
+  sizes = [shape.get(axis, 1) for axis in AXES]
   given = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) == 1 and given and len(devices) % given == 0:
     sizes[sizes.index(-1)] = len(devices) // given
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
     raise ValueError(
       f'mesh {dict(shape)} does not cover {len(devices)} devices; set '
-      'mesh.data, mesh.fsdp and mesh.tensor so that they multiply to '
+      f'{", ".join(f"mesh.{axis}" for axis in AXES)} so that they multiply to '
       f'{len(devices)} (one may be -1 for the rest)'
     )
   # Auto: shardings inside jit are inferred by the compiler from the arguments.
   return jax.make_mesh(
-    tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * 3
+    tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * 4
   )
 
 
@@ -119,22 +124,21 @@ def param_shardings(declared: PyTree, mesh: Mesh, rules: Mapping) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Where the arrays of prompts and samples lie: [Q ...] and [Q G ...]."""
+  """Where the arrays of prompts and samples lie: [Q ...] and [Q G C ...]."""
 
   mesh: Mesh
   rules: Mapping
 
   @property
-  def ways(self) -> tuple[int, int]:
-    """Over how many devices Q and G are split."""
-    prompts, samples = spec(('prompts', 'samples'), self.rules)
-    return _ways(self.mesh, prompts), _ways(self.mesh, samples)
+  def ways(self) -> tuple[int, int, int]:
+    """Over how many devices Q, G and C are split."""
+    return tuple(_ways(self.mesh, entry) for entry in spec(_ROWS, self.rules))
 
   def of(self, tree: PyTree) -> PyTree:
     """The sharding of each array; see `structs.has_samples`."""
 
     def one(path, x):
-      axes = ('prompts', 'samples') if has_samples(path, x) else ('prompts',)
+      axes = _ROWS[: x.ndim] if has_samples(path, x) else _ROWS[:1]
       return NamedSharding(self.mesh, spec(axes, self.rules))
 
     return jax.tree_util.tree_map_with_path(one, tree)
@@ -157,9 +161,22 @@ class Rows:
     return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
 
-def without_layers(stacked: NamedSharding) -> NamedSharding:
-  """Of one layer of parameters that are stacked on their first axis."""
-  return NamedSharding(stacked.mesh, PartitionSpec(*stacked.spec[1:]))
+def of_one_layer(shardings: PyTree) -> PyTree:
+  """The shardings of a decoder whose 'layers' are one, not a stack."""
+  layers = jax.tree.map(
+    lambda s: NamedSharding(s.mesh, PartitionSpec(*s.spec[1:])),
+    shardings['layers'],
+  )
+  return shardings | {'layers': layers}
+
+
+def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """ShapeDtypeStructs of arrays that lie by these shardings."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

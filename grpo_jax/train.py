@@ -17,6 +17,7 @@ from grpo_jax import (
   config,
   critic,
   hosts,
+  offload,
   policy,
   programs,
   questions,
@@ -24,6 +25,7 @@ from grpo_jax import (
   rollout,
   tasks,
   training,
+  validation,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
 from grpo_jax.rollout import Collected
@@ -42,7 +44,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
   pol = policy.open_policy(cfg)
-  config.validate(cfg, ways=pol.rows('train').ways)
+  validation.of_training(cfg, ways=pol.ways())
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
   stages.retired = set(loop.extra.get('retired', []))
@@ -164,6 +166,8 @@ class Stages:
   def _update(self, state, step, batch):
     """Stage 8: (state, metrics of every update by kind)."""
     cfg, updates = self.cfg, {}
+    away = set(cfg.updates.offload)
+    state = offload.bring(state, away & {'moments'})
 
     def passes(update, name, numbers):
       nonlocal state
@@ -179,8 +183,9 @@ class Stages:
       passes(self.learner.policy.update, '', cfg.updates)
       every = cfg.algorithm.reference_every
       if every and learned * len(updates['']) % every == 0:
+        state = offload.bring(state, away)
         state = self.learner.policy.reset_reference(state)
-    return state, updates
+    return offload.rest(state, away), updates
 
   def _example(self, i):
     return self.questions.task.example(i)

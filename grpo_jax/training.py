@@ -4,12 +4,10 @@ Stages 6 to 8 of a step, bound to a config and a policy. See `programs.py`.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from grpo_jax import (
   advantages,
@@ -19,109 +17,20 @@ from grpo_jax import (
   layout,
   losses,
   objectives,
-  optimizer,
+  offload,
   programs,
   sharding,
   update,
 )  # fmt: skip
-from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, PyTree, TrainState
+from grpo_jax.trainer import Trainer, trainer
 
 # What tells a loss from a KL estimator in `losses`: their arguments.
 LOSS = ('logprobs', 'old_logprobs', 'advantages', 'mask')
 KL = ('x', 'log_ratio')
 # Of a group, and of a critic.
 ADVANTAGES = {('rewards',), ('rewards', 'values', 'mask')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-  """Programs that make and change a TrainState."""
-
-  abstract: TrainState  # ShapeDtypeStructs with shardings: a restore target
-  init: Callable[[PyTree], TrainState]
-  update: Callable[[TrainState, Batch], tuple[TrainState, dict]]
-  # The reference becomes a copy of the policy.
-  reset_reference: Callable[[TrainState], TrainState]
-  learning_rate: optax.Schedule
-
-
-def trainer(
-  policy: Policy,
-  cfg,
-  *,
-  objective: Callable,
-  weigh: Callable,
-  scoring: Callable,
-  updates: int,
-  reference: bool = False,
-  declared: PyTree | None = None,
-  learning_rate: float | None = None,
-  microbatches: int | None = None,
-) -> Trainer:
-  """Programs for an objective (see `objectives`).
-
-  Args:
-    policy: what is trained.
-    cfg: reads cfg.optimizer and cfg.updates.
-    objective, weigh, scoring: as `update.update` takes them.
-    updates: optimizer updates in the whole run, for the schedule.
-    reference: keep a copy of the first parameters as reference.
-    declared: the parameters, as `Param` leaves; the policy's if None.
-    learning_rate: in place of the optimizer's.
-    microbatches: in place of those of cfg.updates.
-  """
-  numbers = cfg.optimizer.to_dict()
-  if learning_rate is not None:
-    numbers['learning_rate'] = learning_rate
-  tx = optimizer.adamw(**numbers, total_steps=updates)
-  rates = {
-    k: numbers[k]
-    for k in ('learning_rate', 'schedule', 'warmup_steps', 'final_fraction')
-  }
-  declared = policy.declared if declared is None else declared
-  shardings = sharding.param_shardings(
-    declared, policy.mesh, policy.rules['train']
-  )
-  shapes = params_lib.abstract(declared)
-  whole = sharding.replicated(policy.mesh)
-  state_shardings = TrainState(
-    step=whole,
-    params=shardings,
-    opt_state=sharding.opt_state_shardings(tx, shapes, shardings, policy.mesh),
-    ref_params=shardings if reference else None,
-  )
-  init = functools.partial(update.init_state, tx=tx, reference=reference)
-  abstract = jax.tree.map(
-    lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
-    jax.eval_shape(init, shapes),
-    state_shardings,
-  )
-  one_update = functools.partial(
-    update.update,
-    score=scoring,
-    objective=objective,
-    weigh=weigh,
-    tx=tx,
-    parts=(
-      cfg.updates.microbatches if microbatches is None else microbatches,
-      cfg.updates.group_microbatches,
-    ),
-  )
-  return Trainer(
-    abstract=abstract,
-    init=jax.jit(init, out_shardings=state_shardings),
-    update=jax.jit(
-      one_update, donate_argnums=0, out_shardings=(state_shardings, whole)
-    ),
-    reset_reference=jax.jit(
-      update.reset_reference,
-      donate_argnums=0,
-      out_shardings=state_shardings,
-    ),
-    learning_rate=optimizer.learning_rates(**rates, total_steps=updates),
-  )
 
 
 def policy_objective(cfg) -> Callable:
@@ -144,16 +53,33 @@ def policy_updates(cfg) -> int:
   return rollouts * cfg.updates.epochs * cfg.updates.minibatches
 
 
-def policy_trainer(policy: Policy, cfg) -> Trainer:
-  """The trainer of a policy without a critic."""
-  return trainer(
-    policy,
-    cfg,
+def policy_trainer(policy: Policy, cfg, **changed) -> Trainer:
+  """The trainer of a policy; `changed` are arguments of `trainer`."""
+  given = dict(
     objective=policy_objective(cfg),
     weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
     scoring=score_of(policy, cfg),
     updates=policy_updates(cfg),
     reference=cfg.algorithm.kl_coef > 0,
+  )
+  return trainer(policy, cfg, **given | changed)
+
+
+def sft_trainer(policy: Policy, cfg) -> Trainer:
+  """The trainer of supervised fine-tuning: token-mean cross entropy."""
+  return trainer(
+    policy,
+    cfg,
+    objective=objectives.supervised,
+    weigh=losses.token_mean,
+    # Temperature 1: the likelihood itself.
+    scoring=programs.score(
+      policy,
+      temperature=1.0,
+      remat=cfg.updates.remat,
+      logits_chunk=cfg.updates.logits_chunk,
+    ),
+    updates=cfg.steps,
   )
 
 
@@ -192,12 +118,16 @@ def assign_credit(policy: Policy, cfg) -> Callable[..., tuple[Batch, dict]]:
   return jax.jit(assign)
 
 
+def trunk_width(cfg) -> int:
+  """P of the longest prompt that a config allows."""
+  longest = cfg.sample.max_prompt_length - 1
+  return layout.round_up(longest, cfg.sample.trunk_multiple)
+
+
 def abstract_batch(cfg, *, minibatches: int) -> Batch:
   """Shapes of the largest minibatch that a config can make."""
   q = cfg.prompts_per_step // minibatches
-  trunk = layout.round_up(
-    cfg.sample.max_prompt_length - 1, cfg.sample.trunk_multiple
-  )
+  trunk = trunk_width(cfg)
   shape = (q, cfg.group_size, cfg.sample.max_completion_length)
   tokens, flags, numbers = (
     jax.ShapeDtypeStruct(shape, dtype)
@@ -291,9 +221,13 @@ def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:
   reference = rescore(policy, cfg, scoring)
   again = rescore(policy, cfg, scoring, outputs=2) if ranked else reference
 
+  def asked(state):
+    away = {'reference'} & set(cfg.updates.offload)
+    return offload.bring(state, away)
+
   def fn(state, batch):
     if a.kl_coef > 0:
-      (logprobs,) = reference(state.ref_params, batch)
+      (logprobs,) = reference(asked(state).ref_params, batch)
       batch = batch.replace(ref_logprobs=logprobs)
     if ranked or proximal:
       logprobs, *entropy = again(state.params, batch)

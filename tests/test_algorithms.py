@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import checkpoint_items, config
+from grpo_jax import checkpoint_items, validation
 
 # Every switch that changes the loop, in combinations that fit.
 RUNS = {
@@ -23,6 +23,7 @@ RUNS = {
     '--config.filters.rounds=3',
     '--config.filters.signal=coin',
     '--config.filters.retire_above=0.4',
+    "--config.updates.offload=('reference','moments')",
   ],
   'critic': [
     "--config.algorithm.advantages={'name':'gae','lam':0.95}",
@@ -31,13 +32,19 @@ RUNS = {
     '--config.algorithm.reference_every=4',
     '--config.critic.warmup_steps=2',
     '--config.critic.minibatches=4',
+    "--config.updates.offload=('reference','moments')",
+    '--config.optimizer.moments_dtype=bfloat16',
   ],
   'shared': [
     "--config.algorithm.advantages={'name':'gae'}",
     '--config.critic.shared',
     '--config.algorithm.reference_every=2',
+    "--config.updates.offload=('moments',)",
   ],
-  'teacher': ['--config.algorithm.teacher_traces=1'],
+  'teacher': [
+    '--config.algorithm.teacher_traces=1',
+    '--config.sample.cache_dtype=int8',
+  ],
 }
 
 
@@ -157,7 +164,7 @@ def refused(**fields):
   with c.unlocked():
     c.update_from_flattened_dict({'steps': 10} | fields)
   with pytest.raises(ValueError) as caught:
-    config.validate(c, ways=(1, 1))
+    validation.of_training(c, ways=tiny.ways())
   return str(caught.value)
 
 

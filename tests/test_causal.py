@@ -71,6 +71,20 @@ def test_every_way_gives_the_values_and_gradients_of_all_scores(way, shape):
   )
 
 
+def test_queries_may_be_split_over_devices():
+  branch, trunk = case(SHAPES[1][:4] + (512, 24, 64))
+  mesh = sharding.make_mesh(dict(data=1, fsdp=1, context=4), jax.devices()[:4])
+  split = functools.partial(
+    causal.splash, mesh=mesh, rows=PartitionSpec('fsdp', 'data'),
+    heads='tensor', positions='context', interpret=True,
+  )  # fmt: skip
+  expected = value_and_gradients(causal.full, branch, trunk, None)
+  got = value_and_gradients(split, branch, trunk, None)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, expected
+  )
+
+
 @pytest.mark.parametrize('way', ['chunked', 'splash'])
 def test_padding_on_the_left_is_seen_by_no_token(way):
   branch, _ = case(SHAPES[0])

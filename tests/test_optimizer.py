@@ -150,3 +150,25 @@ def test_decay_does_not_pass_through_the_moments():
   assert (with_decay['w'] - without['w']).item() == pytest.approx(
     -0.2, rel=1e-5
   )
+
+
+def test_bfloat16_moments_hold_half_and_steps_differ_by_their_rounding():
+  params, grads = {'w': jnp.zeros(64)}, {'w': jnp.linspace(-1.0, 1.0, 64)}
+  exact = steps(params, grads, 5, b2=0.95)
+  rounded = steps(params, grads, 5, b2=0.95, moments_dtype='bfloat16')
+  # The first step is of fp32 moments still; each next one of moments within
+  # 2^-9 of theirs, a second moment under a root.
+  np.testing.assert_array_equal(rounded[0]['w'], exact[0]['w'])
+  gap = np.abs(rounded[-1]['w'] - exact[-1]['w']).max()
+  assert 0 < gap < 5 * 2**-8
+  tx = optimizer.adamw(**SETTINGS, moments_dtype='bfloat16')
+  state = tx.init(params)
+  kept = [x for x in jax.tree.leaves(state) if x.shape]
+  assert len(kept) == 2 and all(x.dtype == jnp.bfloat16 for x in kept)
+
+
+def test_bfloat16_moments_refuse_a_decay_that_rounding_would_stop():
+  with pytest.raises(ValueError, match='b2=0.999 with moments_dtype=bfloat16'):
+    steps({}, {}, b2=0.999, moments_dtype='bfloat16')
+  with pytest.raises(ValueError, match='is not float32 or bfloat16'):
+    steps({}, {}, moments_dtype='float16')

@@ -25,6 +25,7 @@ def make_prompts(ids=None, multiple=8):
 def programs(
   model, *, group_size=4, chunk=4, temperature=1.0, vocab_size=20,
   stop_ids=(EOS,), top_k=0, top_p=1.0, min_p=0.0,
+  cache_dtype='float32',
 ):  # fmt: skip
   """The compiled programs; cached, so that tests share compilations."""
   shape = (model.num_layers, model.num_kv_heads, model.head_dim)
@@ -35,7 +36,7 @@ def programs(
       group_size=group_size,
       capacity=chunk,
       cache_shape=shape,
-      dtype=jnp.float32,
+      dtype=jnp.dtype(cache_dtype),
     )
     return state, sampling.row_keys(key, state.token.shape, first)
 

@@ -28,9 +28,10 @@ def mesh_of(data=1, fsdp=1, tensor=1, devices=8):
 
 def test_a_mesh_has_the_sizes_asked_for():
   mesh = mesh_of(2, 2, 2)
-  assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+  # An axis that is not named is of size 1.
+  assert dict(mesh.shape) == dict(data=2, fsdp=2, context=1, tensor=2)
   assert dict(mesh_of(1, 1, 1, devices=1).shape) == dict(
-    data=1, fsdp=1, tensor=1
+    data=1, fsdp=1, context=1, tensor=1
   )
 
 
@@ -102,8 +103,8 @@ def test_an_indivisible_parameter_is_refused_with_numbers_and_remedy():
 def test_rows_are_split_over_every_axis_of_their_rule():
   mesh = mesh_of(2, 2, 2)
   rows = sharding.Rows(mesh, RULES['train'])
-  assert rows.ways == (4, 1)
-  assert sharding.Rows(mesh, LOGICAL).ways == (1, 1)
+  assert rows.ways == (4, 1, 1)
+  assert sharding.Rows(mesh, LOGICAL).ways == (1, 1, 1)
   x = rows.put(np.arange(8))
   assert {s.data.shape for s in x.addressable_shards} == {(2,)}
   np.testing.assert_array_equal(x, np.arange(8))
@@ -134,6 +135,7 @@ def policy_on(mesh, model, params):
     mesh=mesh,
     rules=RULES,
     dtype=jnp.dtype('float32'),
+    cache_dtype=jnp.dtype('float32'),
     attention='full',
     # A copy: the state is donated, and what is put may share its buffers.
     load=lambda s: (None, jax.device_put(jax.tree.map(np.array, params), s)),
@@ -285,7 +287,8 @@ def test_eight_devices_draw_exactly_the_tokens_of_one(policies):
 
 
 def test_a_bfloat16_sampler_has_the_logits_head_of_the_trainer(policies):
-  pol = dataclasses.replace(policies[0], dtype=jnp.dtype('bfloat16'))
+  half = jnp.dtype('bfloat16')
+  pol = dataclasses.replace(policies[0], dtype=half, cache_dtype=half)
   params, published = pol.params(), programs.publish(pol)(pol.params())
   for name in ('embed', 'final_norm'):
     np.testing.assert_array_equal(published[name], params[name])

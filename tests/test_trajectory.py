@@ -47,6 +47,13 @@ VARIANTS = {
     'rules.sample.prompts': ('fsdp',),
     'rules.sample.samples': 'data',
   },
+  'positions over context 2, fsdp 2, tensor 2': {
+    'mesh': dict(data=1, fsdp=2, context=2, tensor=2),
+    'rules.train.positions': 'context',
+    'rules.train.embed': ('fsdp', 'context'),
+    'rules.sample.prompts': ('data', 'fsdp', 'context'),
+  },
+  'waiting in host memory': {'updates.offload': ('reference', 'moments')},
 }
 # fp32 sums in other orders: parameters of up to 1 have a spacing of 6e-8 or
 # 1.2e-7, and differ by 2.7e-7 at most after the 80 updates. Moments are at most

@@ -22,6 +22,11 @@ REPO = pathlib.Path(__file__).parents[1]
 MEASURED = ('time/', 'tokens_per_s/', 'memory/')
 
 
+def ways(prompts=1, samples=1, positions=1):
+  """Devices that rows are split over, as `Policy.ways` tells them."""
+  return dict.fromkeys(('train', 'sample'), (prompts, samples, positions))
+
+
 def get_config():
   """One layer, sums of two or three digits, a coin among the rewards."""
   # Here, as tests import this file for its helpers alone.

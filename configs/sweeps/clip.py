@@ -1,13 +1,19 @@
 """How the ratio is bounded x updates a rollout (`make quickstart` first).
 
-A loss is a dict, as in a config; each has a name in the place of all that makes
-it: `loss=gspo,minibatches=4`.
+Each loss with its paper's weights, with one update a rollout, where the ratio
+is 1 and bounds do nothing, and with sixteen, at a fifth of the rate.
 """
 
 from launch.sweeps import grid, zipped
 
 CONFIG = 'configs/quickstart.py'
-FIXED = {'eval.every': 50, 'updates.microbatches': 4}
+FIXED = {
+  'steps': 100,
+  'algorithm.kl_coef': 0.0,
+  'eval.every': 50,
+  'eval.samples': 16,
+  'eval.ks': (1, 16),
+}
 
 
 def get_sweep():
@@ -21,12 +27,20 @@ def get_sweep():
       'algorithm.loss': [
         clip,
         dict(clip, eps_high=0.28),
-        dict(clip, dual_clip=3.0),
-        dict(name='gspo'),
+        dict(clip, eps_low=10.0, eps_high=10.0),
         dict(name='cispo'),
+        dict(name='gspo'),
       ],
-      'algorithm.weights': [token_mean] * 3 + [sequence_mean, token_mean],
+      'algorithm.weights': [token_mean] * 4 + [sequence_mean],
     },
-    names={'loss': ['clip', 'clip_higher', 'dual_clip', 'gspo', 'cispo']},
+    names={'loss': ['clip', 'clip_higher', 'clip_10', 'cispo', 'gspo']},
   )
-  return grid(losses, {'updates.minibatches': [2, 4, 8]})
+  updates = zipped(
+    {
+      'updates.minibatches': [1, 16],
+      'updates.microbatches': [16, 1],
+      'optimizer.learning_rate': [1.5e-4, 3e-5],
+    },
+    names={'updates': ['1', '16']},
+  )
+  return grid(losses, updates)

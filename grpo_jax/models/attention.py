@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
+from grpo_jax.models import cache
 from grpo_jax.structs import Array
 
 NEGATIVE = -1e30  # finite, so that a row with nothing to see is not NaN
@@ -15,8 +16,8 @@ NEGATIVE = -1e30  # finite, so that a row with nothing to see is not NaN
 
 def attend(
   q: Float[Array, 'Q G N C H'],
-  k: Float[Array, 'Q G K S H'],
-  v: Float[Array, 'Q G K S H'],
+  k: cache.Cached,
+  v: cache.Cached,
   mask: Bool[Array, '#Q #G C S'],
   trunk: tuple[Array, Array, Array] | None = None,
 ) -> Float[Array, 'Q G N C H']:
@@ -26,7 +27,8 @@ def attend(
   matrices and no cache is ever transposed.
 
   Args:
-    q, k, v: rotated queries and keys, and values, of the branch.
+    q, k, v: rotated queries and keys, and values, of the branch; keys and
+      values [Q G K S H].
     mask: which of its own slots each branch token sees.
     trunk: k [Q K P H], v [Q K P H] and mask [Q P] of the trunk, read once for
       all G branches (Hydragen, arXiv 2402.05099), or None.
@@ -35,38 +37,39 @@ def attend(
     [Q G N C H]. Scores and softmax are fp32. A token that sees nothing gets
     the mean of the values; only padding does.
   """
-  *_, n, c, h = q.shape
-  rows, group, heads = k.shape[:3]
+  rows, group, n, c, h = q.shape
+  heads = jax.tree.leaves(k)[0].shape[2]
   repeats = n // heads
   q = q * (1 / math.sqrt(h))
   q = q.reshape(rows, group, heads, repeats * c, h)
   # An empty trunk (prompts of one token) has no maximum without `initial`.
   largest = functools.partial(jnp.max, axis=-1, keepdims=True, initial=NEGATIVE)
-  scores = _scores('qgkch,qgksh->qgkcs', q, k)
+  scores = cache.scores(q, k)
   seen = jnp.tile(mask, (1, 1, repeats, 1))[:, :, None]
   scores = jnp.where(seen, scores, NEGATIVE)
   top = jax.lax.stop_gradient(largest(scores))
   if trunk is not None:
     trunk_k, trunk_v, trunk_mask = trunk
     # All branches of a group against their one trunk.
-    shared = _scores('qkch,qkph->qkcp', _together(q), trunk_k)
+    shared = jnp.einsum(
+      'qkch,qkph->qkcp',
+      _together(q),
+      trunk_k,
+      preferred_element_type=jnp.float32,
+    )
     shared = jnp.where(trunk_mask[:, None, None], shared, NEGATIVE)
     shared_top = jax.lax.stop_gradient(largest(shared))
     top = jnp.maximum(top, _apart(shared_top, group))
   weights = jnp.exp(scores - top)
   total = weights.sum(-1, keepdims=True)
-  out = jnp.einsum('qgkcs,qgksh->qgkch', weights.astype(v.dtype), v)
+  out = cache.weighted(weights, v, q.dtype)
   if trunk is not None:
     weights = jnp.exp(shared - _together(top))
     total = total + _apart(weights.sum(-1, keepdims=True), group)
-    weights = weights.astype(v.dtype)
+    weights = weights.astype(trunk_v.dtype)
     out = out + _apart(jnp.einsum('qkcp,qkph->qkch', weights, trunk_v), group)
-  out = (out / total).astype(v.dtype)
+  out = (out / total).astype(q.dtype)
   return out.reshape(rows, group, n, c, h)
-
-
-def _scores(spec, q, k):
-  return jnp.einsum(spec, q, k, preferred_element_type=jnp.float32)
 
 
 def _together(x):

@@ -12,13 +12,12 @@ padded on the left); returns [Q G N C H]. Rows of padding hold finite numbers
 that mean nothing.
 """
 
-import functools
 import math
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from grpo_jax.models.attention import attend, NEGATIVE
 from grpo_jax.structs import Array
@@ -105,6 +104,7 @@ def splash(
   mesh: Mesh,
   rows: PartitionSpec,
   heads: str | None,
+  positions: str | None = None,
   interpret: bool = False,
 ) -> Array:
   """JAX's splash attention on the devices of a mesh, each on rows of its own.
@@ -116,58 +116,82 @@ def splash(
     mesh: of the devices.
     rows: how Q and G are split; a trunk alone (G = 1) is not split by G.
     heads: the mesh axis that heads are split over.
+    positions: the mesh axis that queries C of branches are split over; each
+      device has their keys whole. Later queries see more: with causal masks
+      the last device has up to twice the mean work.
     interpret: run the kernel's Python, on any device.
   """
   keys, values, seen, ahead = _joined(q, k, v, trunk, valid)
   prompts, samples = rows
-  by_head = PartitionSpec(prompts, samples if q.shape[1] > 1 else None, heads)
-  local = functools.partial(_splash_local, ahead=ahead, interpret=interpret)
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(by_head, by_head, by_head, PartitionSpec(prompts)),
-    out_specs=by_head,
-    check_vma=False,
-  )(q, keys, values, seen)
-
-
-def _splash_local(q, k, v, seen, *, ahead, interpret):
-  """On one device: q [q G n C H], k and v [q G k S H], seen [q S]."""
-  size, width = q.shape[3:]
+  # A trunk is whole on every device that has positions of its branches.
+  positions = None if trunk is None else positions
+  parts = 1 if positions is None else mesh.shape[positions]
+  n, size, width = q.shape[2:]
   # Keys are filled up on the left, where nothing sees them, and queries on the
   # right, whose results are dropped; then the mask stays a shifted triangle.
-  right = -size % _LANES
-  left = -(k.shape[3] + right) % _LANES
+  right = -size % (parts * _LANES)
+  left = -(keys.shape[3] + right) % _LANES
   pad = lambda x, axis, a, b: jnp.pad(
     x, [(a, b) if i == axis else (0, 0) for i in range(x.ndim)]
   )
   q = pad(q * jnp.asarray(1 / math.sqrt(width), q.dtype), 3, 0, right)
-  k, v = (pad(x, 3, left, right) for x in (k, v))
+  keys, values = (pad(x, 3, left, right) for x in (keys, values))
   seen = pad(seen, 1, left, right)
-  queries, keys = q.shape[3], k.shape[3]
-  by_q, by_k = _largest_block(queries), _largest_block(keys)
-  mask = splash_attention.CausalMask((queries, keys), offset=left + ahead)
-  kernel = splash_attention.make_splash_mha(
-    splash_attention.MultiHeadMask([mask] * q.shape[2]),
+  mask = splash_attention.CausalMask(
+    (q.shape[3], keys.shape[3]), offset=left + ahead
+  )
+  kernel = _kernel(
+    mask,
+    heads=n if heads is None else n // mesh.shape[heads],
+    parts=parts,
+    interpret=interpret,
+  )
+  by_query = PartitionSpec(
+    prompts, samples if q.shape[1] > 1 else None, heads, positions
+  )
+  by_key = PartitionSpec(*by_query[:3])
+  masks = kernel.manual_sharding_spec(
+    NamedSharding(mesh, PartitionSpec(None, positions))
+  )
+  out = jax.shard_map(
+    _on_each_device,
+    mesh=mesh,
+    in_specs=(masks, by_query, by_key, by_key, PartitionSpec(prompts)),
+    out_specs=by_query,
+    check_vma=False,
+  )(kernel, q, keys, values, seen)
+  return out[:, :, :, :size]
+
+
+def _kernel(mask, *, heads, parts, interpret):
+  """The kernel of one device's heads; masks are split over `parts` of C."""
+  queries, keys = mask.shape
+  by_q, by_k = _largest_block(queries // parts), _largest_block(keys)
+  return splash_attention.make_splash_mha(
+    splash_attention.MultiHeadMask([mask] * heads),
     block_sizes=splash_attention.BlockSizes(
       block_q=by_q, block_kv=by_k, block_kv_compute=by_k,
       block_q_dkv=by_q, block_kv_dkv=by_k, block_kv_dkv_compute=by_k,
       block_q_dq=by_q, block_kv_dq=by_k,
     ),
     head_shards=1,
-    q_seq_shards=1,
+    q_seq_shards=parts,
     interpret=interpret,
   )  # fmt: skip
 
+
+def _on_each_device(kernel, q, k, v, seen):
+  """q [q G n c H], k and v [q G k S H], seen [q S] -> as q."""
+
   def one_row(q, k, v, seen):
     segments = splash_attention.SegmentIds(
-      q=jnp.ones(queries, jnp.int32), kv=seen.astype(jnp.int32)
+      q=jnp.ones(q.shape[2], jnp.int32), kv=seen.astype(jnp.int32)
     )
     return jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(
       q, k, v
     )
 
-  return jax.vmap(one_row)(q, k, v, seen)[:, :, :, :size]
+  return jax.vmap(one_row)(q, k, v, seen)
 
 
 def _joined(q, k, v, trunk, valid):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from grpo_jax.models import attention, causal
+from grpo_jax.models import cache as caches
 from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
 from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
@@ -173,8 +174,8 @@ def step(
   positions = (trunk.length[:, None, None] + t) * jnp.ones_like(
     tokens[:, :, None]
   )
-  slots = cache[0].k.shape[3]
-  seen = (jnp.arange(slots) <= t)[None, None, None]
+  slots = jnp.arange(caches.slots(cache[0].k))
+  seen = (slots <= t)[None, None, None]
 
   def attend(q, k, v, trunk):
     return attention.attend(q, k, v, seen, trunk)
@@ -287,8 +288,7 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
     kv = KV(k=k, v=v)
   else:
     past, t = cache
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=3)
-    kv = KV(k=write(past.k, k, t), v=write(past.v, v, t))
+    kv = KV(k=caches.write(past.k, k, t), v=caches.write(past.v, v, t))
   y = attend(q, kv.k, kv.v, trunk)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))

@@ -1,0 +1,112 @@
+"""The programs that make and change a training state, for any objective.
+
+`training` binds them to what a job minimises.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+import optax
+
+from grpo_jax import offload, optimizer, sharding, update
+from grpo_jax.models import params as params_lib
+from grpo_jax.policy import Policy
+from grpo_jax.structs import Batch, PyTree, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Programs that make and change a TrainState."""
+
+  abstract: TrainState  # ShapeDtypeStructs with shardings: a restore target
+  init: Callable[[PyTree], TrainState]
+  update: Callable[[TrainState, Batch], tuple[TrainState, dict]]
+  # The reference becomes a copy of the policy.
+  reset_reference: Callable[[TrainState], TrainState]
+  learning_rate: optax.Schedule
+
+
+def trainer(
+  policy: Policy,
+  cfg,
+  *,
+  objective: Callable,
+  weigh: Callable,
+  scoring: Callable,
+  updates: int,
+  reference: bool = False,
+  declared: PyTree | None = None,
+  learning_rate: float | None = None,
+  microbatches: int | None = None,
+) -> Trainer:
+  """Programs for an objective (see `objectives`).
+
+  Args:
+    policy: what is trained.
+    cfg: reads cfg.optimizer and cfg.updates.
+    objective, weigh, scoring: as `update.update` takes them.
+    updates: optimizer updates in the whole run, for the schedule.
+    reference: keep a copy of the first parameters as reference.
+    declared: the parameters, as `Param` leaves; the policy's if None.
+    learning_rate: in place of the optimizer's.
+    microbatches: in place of those of cfg.updates.
+  """
+  numbers = cfg.optimizer.to_dict()
+  if learning_rate is not None:
+    numbers['learning_rate'] = learning_rate
+  tx = optimizer.adamw(**numbers, total_steps=updates)
+  rates = {
+    k: numbers[k]
+    for k in ('learning_rate', 'schedule', 'warmup_steps', 'final_fraction')
+  }
+  declared = policy.declared if declared is None else declared
+  shardings = sharding.param_shardings(
+    declared, policy.mesh, policy.rules['train']
+  )
+  shapes = params_lib.abstract(declared)
+  whole = sharding.replicated(policy.mesh)
+  state_shardings = TrainState(
+    step=whole,
+    params=shardings,
+    opt_state=sharding.opt_state_shardings(tx, shapes, shardings, policy.mesh),
+    ref_params=shardings if reference else None,
+  )
+  init = functools.partial(update.init_state, tx=tx, reference=reference)
+  offloaded = cfg.updates.offload
+  abstract = sharding.placed(jax.eval_shape(init, shapes), state_shardings)
+  one_update = functools.partial(
+    update.update,
+    score=scoring,
+    objective=objective,
+    weigh=weigh,
+    tx=tx,
+    parts=(
+      cfg.updates.microbatches if microbatches is None else microbatches,
+      cfg.updates.group_microbatches,
+    ),
+  )
+  start = jax.jit(init, out_shardings=state_shardings)
+  program = jax.jit(
+    one_update,
+    donate_argnums=0,
+    out_shardings=(state_shardings.replace(ref_params=None), whole),
+  )
+
+  def apart(state, batch):
+    """The reference waits where it is."""
+    found, metrics = program(state.replace(ref_params=None), batch)
+    return found.replace(ref_params=state.ref_params), metrics
+
+  return Trainer(
+    abstract=offload.rest(abstract, offloaded),
+    init=lambda params: offload.rest(start(params), offloaded),
+    update=apart,
+    reset_reference=jax.jit(
+      update.reset_reference,
+      donate_argnums=0,
+      out_shardings=state_shardings,
+    ),
+    learning_rate=optimizer.learning_rates(**rates, total_steps=updates),
+  )
