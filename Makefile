@@ -21,9 +21,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Live comparison with torch, transformers and trl, in an environment of its own.
+# Live comparison with torch, transformers, trl and the TPU compiler, in an
+# environment of its own.
 parity: $(PARITY)/.installed $(GGUF)
-	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity
+	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity \
+	  tests/test_compiled.py
 
 # SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 smollm2: $(VENV)/.smollm2 $(SMOLLM2)/config.json
@@ -56,7 +58,7 @@ $(VENV)/.test: $(VENV)/.installed
 $(PARITY)/.installed: setup.py | $(PARITY)/.python
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q torch==2.13.0
-	$(PARITY)/bin/python -m pip install -q -e '.[test]' \
+	$(PARITY)/bin/python -m pip install -q -e '.[test,tpu]' \
 	  transformers==5.24.0 trl==1.16.0
 	touch $@
 

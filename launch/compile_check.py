@@ -2,6 +2,8 @@
 
   python -m launch.compile_check --config=configs/qwen2_5_7b_r1_zero.py
   python -m launch.compile_check --config=C --topology=v5p:4x4x4
+  python -m launch.compile_check --config=C --search=4  # which mesh, and parts
+  python -m launch.compile_check --all --out=configs/compiled
 
 Needs libtpu (pip install -e '.[tpu]'), no network and no accelerator; a program
 takes a minute or more to compile. Prints a table and, last, one line of JSON.
@@ -23,12 +25,16 @@ os.environ.update(
 
 import json
 import pathlib
+import runpy
 import sys
 
 from absl import flags
+import jax
 
 from grpo_jax import cli
-from launch import estimate
+from launch import estimate, search
+
+_CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 
 _topology = flags.DEFINE_string(
   'topology', '', 'TPU slice, as in v5p:4x4x4; default: launch.topology'
@@ -41,21 +47,64 @@ _mean = flags.DEFINE_integer(
 _longest = flags.DEFINE_integer(
   'max_length', 0, 'longest completion of a step; default: the limit'
 )
-_out = flags.DEFINE_string('out', '', 'write the table to this file too')
+_out = flags.DEFINE_string(
+  'out', '', 'write the table to this file too; with --all, tables to a folder'
+)
+_search = flags.DEFINE_integer(
+  'search',
+  0,
+  'compile up to so many meshes, each with as few microbatches as fit, and '
+  'list them fastest first; minutes each',
+)
+_all = flags.DEFINE_bool(
+  'all', False, 'check every config of configs/ that names a slice'
+)
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
-  """Checks one config."""
+  """Checks one config, the layouts of one, or all configs."""
   del workdir
+  # What is compiled for devices that are not here cannot be read back.
+  jax.config.update('jax_compilation_cache_dir', None)
   topology = _topology.value or cfg.launch.topology
-  lengths = _mean.value, _longest.value
-  report = estimate.check(cfg, topology, lengths=lengths, say=_progress)
-  text = report.table()
+  how = dict(lengths=(_mean.value, _longest.value), say=_progress)
+  out = pathlib.Path(_out.value) if _out.value else None
+  if _all.value:
+    fits = _check_all(out, how)
+  elif _search.value:
+    found = search.search(cfg, topology, meshes=_search.value, **how)
+    _tell(search.table(found), out, [one.as_json() for one in found])
+    fits = found[0].fits
+  else:
+    found = estimate.check(cfg, topology, **how)
+    _tell(found.table(), out, found.as_json())
+    fits = found.fits
+  sys.exit(0 if fits else 1)
+
+
+def _check_all(out: pathlib.Path | None, how) -> bool:
+  """Checks every config with a slice of its own; whether all fit."""
+  fits = {}
+  for path in sorted(_CONFIGS.glob('*.py')):
+    get_config = runpy.run_path(str(path)).get('get_config')
+    cfg = get_config() if get_config else None
+    if cfg is None or not cfg.launch.topology:
+      continue
+    _progress(f'{path.name}')
+    found = estimate.check(cfg, cfg.launch.topology, **how)
+    file = out and out / f'{path.stem}.txt'
+    _tell(found.table(), file, {'config': path.stem} | found.as_json())
+    fits[path.stem] = found.fits
+  for name, one in fits.items():
+    _progress(f'{name}: {"fits" if one else "DOES NOT FIT"}')
+  return all(fits.values())
+
+
+def _tell(text: str, file: pathlib.Path | None, numbers) -> None:
   print(text)
-  if _out.value:
-    pathlib.Path(_out.value).write_text(text, encoding='utf-8')
-  print(json.dumps(report.as_json()))
-  sys.exit(0 if report.fits else 1)
+  if file is not None:
+    file.write_text(text, encoding='utf-8')
+  print(json.dumps(numbers), flush=True)
 
 
 def _progress(text: str) -> None:

@@ -15,17 +15,16 @@ import jax.numpy as jnp
 from grpo_jax import (
   config,
   critic,
-  layout,
-  losses,
-  objectives,
+  offload,
   policy,
   programs,
   sharding,
   training,
+  validation,
 )
 from grpo_jax.models import families, hf, transformer
-from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
+from grpo_jax.sharding import placed
 from grpo_jax.structs import Batch, Prompts, PyTree
 
 
@@ -39,6 +38,7 @@ class Program:
     args: ShapeDtypeStructs with shardings.
     times: how often a step runs it; 0 for once a token.
     beside: bytes on each device that are not among its arguments.
+    caches: bytes on each device of its arguments' branch caches.
   """
 
   name: str
@@ -46,6 +46,7 @@ class Program:
   args: tuple
   times: float
   beside: int = 0
+  caches: int = 0
 
 
 def open_policy(cfg, devices) -> Policy:
@@ -66,6 +67,7 @@ def open_policy(cfg, devices) -> Policy:
     mesh=mesh,
     rules=cfg.rules.to_dict(),
     dtype=policy.dtype_of(cfg.dtype, mesh),
+    cache_dtype=policy.cache_dtype_of(cfg, mesh),
     attention=policy.attention_of(cfg.attention, mesh),
     load=None,
     files={},
@@ -78,19 +80,26 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
   if cfg.launch.job == 'sft':
     yield _sft_update(cfg, pol.for_groups_of(1))
     return
-  config.validate(cfg, ways=pol.rows('train').ways)
+  validation.of_training(cfg, ways=pol.ways())
   learner = critic.learner(pol, cfg)
   state = learner.policy.abstract
   yield from _sampling(cfg, pol, state.params, bytes_of(state))
   yield from _learning(cfg, pol, learner)
 
 
+def state_bytes(cfg, pol: Policy) -> int:
+  """Of the whole training state, on each device."""
+  if cfg.launch.job == 'sft':
+    trainer = training.sft_trainer(pol.for_groups_of(1), cfg)
+    return bytes_of(trainer.abstract)
+  validation.of_training(cfg, ways=pol.ways())
+  return bytes_of(critic.learner(pol, cfg).policy.abstract)
+
+
 def numbers(cfg) -> dict[str, int]:
   """Sizes of the step and of an update's minibatch."""
   u = cfg.updates
-  width = layout.round_up(
-    cfg.sample.max_prompt_length - 1, cfg.sample.trunk_multiple
-  )
+  width = training.trunk_width(cfg)
   if cfg.launch.job == 'sft':
     return dict(
       step_prompts=cfg.sft.batch_size,
@@ -113,20 +122,12 @@ def numbers(cfg) -> dict[str, int]:
   )
 
 
-def cache_share(cfg, pol: Policy) -> float:
-  """Of what decoding reads at the last capacity, the part of branch caches."""
-  if cfg.launch.job == 'sft':
-    return 0.0
-  *_, decode = _sampling(cfg, pol, params_lib.abstract(pol.declared), 0)
-  _, _, state, _ = decode.args
-  return bytes_of(state.cache) / bytes_of(decode.args)
-
-
 def bytes_of(tree: PyTree) -> int:
   """On each device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
+    if not offload.is_resting(x)
   )
 
 
@@ -139,10 +140,10 @@ def _sampling(cfg, pol, params, beside):
     beside: bytes of the whole state.
   """
   q, g = cfg.prompts_per_step, cfg.group_size - cfg.algorithm.teacher_traces
-  params = _placed(params, pol.shardings('train'))
+  params = placed(params, pol.shardings('train'))
   publish = programs.publish(pol)
   yield Program('publish', publish, (params,), 1, beside - bytes_of(params))
-  published = _placed(
+  published = placed(
     jax.eval_shape(publish, params), programs.published_shardings(pol)
   )
   prefill, start, decode, *_ = programs.sampler(
@@ -158,17 +159,18 @@ def _sampling(cfg, pol, params, beside):
     trunk_mask=jax.ShapeDtypeStruct((q, width), jnp.bool_),
     last=jax.ShapeDtypeStruct((q,), jnp.int32),
   )
-  prompts = _placed(prompts, rows.of(prompts))
+  prompts = placed(prompts, rows.of(prompts))
   yield Program('prefill', prefill, (published, prompts), 1, beside)
-  trunk = _placed(
+  trunk = placed(
     jax.eval_shape(prefill, published, prompts), programs.trunk_shardings(pol)
   )
   key = jax.eval_shape(lambda: programs.stream(0, 'rollout', 0))
   state, keys = jax.eval_shape(start, prompts, key, 0)
-  state = _placed(state, programs.decoding_shardings(pol, state))
-  keys = _placed(keys, rows.of(keys))
+  state = placed(state, programs.decoding_shardings(pol, state))
+  keys = placed(keys, rows.of(keys))
   args = (published, trunk, state, keys)
-  yield Program('decode a token', decode, args, 0, beside)
+  caches = bytes_of(state.cache)
+  yield Program('decode a token', decode, args, 0, beside, caches)
 
 
 def _learning(cfg, pol, learner):
@@ -180,11 +182,15 @@ def _learning(cfg, pol, learner):
   passes = (a.kl_coef > 0) + again
   if passes:
     rescore = training.rescore(pol, cfg, training.score_of(pol, cfg))
-    rest = bytes_of(state) - bytes_of(state.params)
+    rest = bytes_of(state)
+    if 'reference' not in u.offload:
+      rest -= bytes_of(state.params)
     yield Program('logprobs', rescore, (state.params, whole), passes, rest)
+  # The reference waits beside the updates, on the devices or not.
+  beside = bytes_of(whole) + bytes_of(state.ref_params)
+  state = offload.bring(state.replace(ref_params=None), u.offload)
   part = _batch(cfg, pol, minibatches=u.minibatches)
   count = u.epochs * u.minibatches
-  beside = bytes_of(whole)
   if learner.critic is None:
     # Jitted, where it is a function around a jitted one.
     update = jax.jit(learner.policy.update, donate_argnums=0)
@@ -205,20 +211,8 @@ def _learning(cfg, pol, learner):
 
 
 def _sft_update(cfg, pol):
-  trainer = training.trainer(
-    pol,
-    cfg,
-    objective=objectives.supervised,
-    weigh=losses.token_mean,
-    scoring=programs.score(
-      pol,
-      temperature=1.0,
-      remat=cfg.updates.remat,
-      logits_chunk=cfg.updates.logits_chunk,
-    ),
-    updates=cfg.steps,
-  )
-  width = numbers(cfg)['prompt']
+  trainer = training.sft_trainer(pol, cfg)
+  width = training.trunk_width(cfg)
   shape = (cfg.sft.batch_size, 1, cfg.sft.max_length)
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   batch = Batch(
@@ -228,21 +222,13 @@ def _sft_update(cfg, pol):
     targets=tokens,
     mask=jax.ShapeDtypeStruct(shape, jnp.bool_),
   )
-  batch = _placed(batch, pol.rows('train').of(batch))
+  batch = placed(batch, pol.rows('train').of(batch))
   return Program('update', trainer.update, (trainer.abstract, batch), 1)
 
 
 def _batch(cfg, pol, *, minibatches):
   batch = training.abstract_batch(cfg, minibatches=minibatches)
-  return _placed(batch, pol.rows('train').of(batch))
-
-
-def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    shardings,
-  )
+  return placed(batch, pol.rows('train').of(batch))
 
 
 def _model(cfg):

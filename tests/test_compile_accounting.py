@@ -10,7 +10,8 @@ import pytest
 from grpo_jax.models import causal, families, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.structs import Prompts
-from launch import chips, estimate, flops, hlo
+from launch import chips, estimate, flops, hlo, step_programs
+from launch import report as report_lib
 
 # A loop of 5 turns in a loop of 3, a fusion with cycles, a kernel, and one
 # collective of each kind that occurs. Cycles inside of a fusion do not count
@@ -124,7 +125,7 @@ def test_flops_of_the_decoder_are_twice_its_parameters_a_token_and_attention():
     )
 
   head = model.vocab_size * model.embed_dim
-  body = estimate.in_products(model) - head
+  body = report_lib.in_products(model) - head
   # All pairs: `full` masks what it has computed.
   pairs = rows * length * length
   scores = 4 * model.num_layers * model.num_heads * model.head_dim * pairs
@@ -144,7 +145,7 @@ def test_parameters_in_products_are_all_but_norms_and_an_untied_embedding():
       if not k.endswith(('norm', 'bias')) and k != 'embed'
     )
     products += sizes['embed'] if model.tied_head else 0
-    assert estimate.in_products(model) == products
+    assert report_lib.in_products(model) == products
 
 
 def test_clocks_follow_from_peaks_and_are_those_that_are_known():
@@ -159,13 +160,15 @@ def test_an_unknown_chip_is_refused_with_those_there_are():
 
 
 def report(**changes):
-  program = estimate.Compiled(
+  program = report_lib.Compiled(
     name='update', times=1, arguments=0, temporaries=0, peak=10, compute=2.0,
-    transfer=1.0, flops=0.0, collectives={}, compile_seconds=0.0,
+    transfer=1.0, flops=0.0, collectives={}, unknown_loops=0,
+    compile_seconds=0.0, caches=0,
   )  # fmt: skip
-  decode = estimate.Compiled(
+  decode = report_lib.Compiled(
     name='decode a token', times=0, arguments=800, temporaries=0, peak=5,
-    compute=1.0, transfer=0.0, flops=0.0, collectives={}, compile_seconds=0.0,
+    compute=1.0, transfer=0.0, flops=0.0, collectives={}, unknown_loops=1,
+    compile_seconds=0.0, caches=400,
   )  # fmt: skip
   chip = chips.Chip(
     name='c', flops=1e9, hbm=20.0, hbm_bandwidth=1000.0, ici_bandwidth=1.0,
@@ -180,9 +183,9 @@ def report(**changes):
   )
   made = dict(
     topology='c:1', mesh={'fsdp': 1}, numbers=numbers, model=model, chip=chip,
-    devices=4, programs=(decode, program), cache_share=0.5, lengths=(3, 6),
+    devices=4, programs=(decode, program), lengths=(3, 6),
   )  # fmt: skip
-  return estimate.Report(**(made | changes))
+  return report_lib.Report(**(made | changes))
 
 
 def test_model_flops_are_six_a_parameter_and_token_and_attention_threefold():
@@ -211,3 +214,18 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_do():
   tight = report(chip=small)
   assert not tight.fits
   assert 'DOES NOT FIT' in tight.table() and 'remedies' in tight.table()
+
+
+def test_what_the_compiler_finds_no_room_for_is_told_with_its_bytes():
+  x = jax.device_put(jnp.zeros((4, 8)))
+  program = step_programs.Program('update', jnp.sin, (x,), 2, beside=100)
+  found = estimate._too_large(
+    program,
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (24.50G) exceeds available HBM (15.75G).',
+    seconds=3.0,
+  )
+  assert found.peak == 4 * 8 * 4 + 24.5 * 2**30 + 100
+  assert found.seconds == math.inf
+  with pytest.raises(ValueError, match='update: INTERNAL: something else'):
+    estimate._too_large(program, 'INTERNAL: something else', seconds=3.0)

@@ -1,0 +1,223 @@
+"""What the programs of a step need on a TPU slice, in numbers and in words.
+
+See `compile_check` for what the numbers are and are not.
+"""
+
+import dataclasses
+
+from grpo_jax.models.architecture import Config
+from grpo_jax.sampling import capacities
+from launch import chips
+
+_GIB = 2**30
+# Programs whose time follows the longest completion of a step.
+_BY_LENGTH = ('logprobs', 'update', 'critic update')
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """One program on one device.
+
+  Attributes:
+    name, times: of the `Program`.
+    arguments, temporaries, peak: bytes of HBM.
+    caches: those of the arguments that are branch caches.
+    seconds: of one run: the longer of `compute` and `transfer`.
+    compute: seconds of fusions and kernels; infinite, as is `transfer`, where
+      the compiler finds no room for the program.
+    transfer: seconds of collectives at the full ICI bandwidth.
+    flops: of one run on all devices, kernels included.
+    collectives: kind -> bytes received.
+    unknown_loops: loops whose trips only the data knows, counted once.
+    compile_seconds: here.
+  """
+
+  name: str
+  times: float
+  arguments: int
+  caches: int
+  temporaries: int
+  peak: int
+  compute: float
+  transfer: float
+  flops: float
+  collectives: dict[str, float]
+  unknown_loops: int
+  compile_seconds: float
+
+  @property
+  def seconds(self) -> float:
+    return max(self.compute, self.transfer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """A step of a config on a slice."""
+
+  topology: str
+  mesh: dict[str, int]
+  numbers: dict[str, int]  # of the step: prompts, group, lengths, parts
+  model: Config
+  chip: chips.Chip
+  devices: int
+  programs: tuple[Compiled, ...]
+  lengths: tuple[int, int]  # mean and longest completion assumed
+
+  @property
+  def peak(self) -> int:
+    """Bytes of the program that needs most."""
+    return max(p.peak for p in self.programs)
+
+  @property
+  def hbm(self) -> float:
+    """Bytes that a device has."""
+    return self.chip.hbm / self._cores
+
+  @property
+  def fits(self) -> bool:
+    return self.peak <= self.hbm
+
+  @property
+  def utilisation(self) -> float:
+    """Model FLOPs of an update over those that the chips could do."""
+    seconds = self.of('update').seconds
+    possible = seconds * self.chip.flops * self.devices / self._cores
+    return self.model_flops / possible
+
+  @property
+  def model_flops(self) -> float:
+    """Of one update: forward once and backward once, nothing again."""
+    n = self.numbers
+    rows = n['prompts'] * n['group']
+    tokens = rows * n['completion'] + n['prompts'] * n['prompt']
+    pairs = rows * n['completion'] * (n['prompt'] + n['completion'] / 2)
+    pairs += n['prompts'] * n['prompt'] ** 2 / 2
+    m = self.model
+    attention = 4 * m.num_layers * m.num_heads * m.head_dim * pairs
+    return 6 * in_products(m) * tokens + 3 * attention
+
+  @property
+  def bandwidth(self) -> float:
+    """Bytes that a token's decoding must read over what HBM gives in it."""
+    decode = self.of('decode a token')
+    if decode is None:
+      return 0.0
+    given = decode.seconds * self.chip.hbm_bandwidth / self._cores
+    return decode.arguments / given
+
+  @property
+  def step_seconds(self) -> float:
+    """One step whose longest completion is `lengths[1]`."""
+    longest = self.lengths[1] / self.numbers['completion']
+    total = 0.0
+    for program in self.programs:
+      part = longest if program.name in _BY_LENGTH else 1.0
+      total += part * program.times * program.seconds
+    return total + self._decoding()
+
+  @property
+  def tokens_per_second(self) -> float:
+    """Completion tokens a second and chip."""
+    n = self.numbers
+    tokens = n['step_prompts'] * n['group'] * self.lengths[0]
+    return tokens * self._cores / (self.step_seconds * self.devices)
+
+  def of(self, name: str) -> Compiled | None:
+    """The program of that name, where the job has it."""
+    return next((p for p in self.programs if p.name == name), None)
+
+  def table(self) -> str:
+    """For people."""
+    n, m = self.numbers, self.model
+    lines = [
+      f'{self.topology}: {self.devices} devices, mesh '
+      + ' x '.join(f'{k} {v}' for k, v in self.mesh.items()),
+      f'{in_products(m) / 1e9:.2f}B parameters in products; '
+      + ', '.join(f'{k} {v}' for k, v in n.items()),
+      '',
+      f'{"program":16s}{"times":>7s}{"args GiB":>10s}{"temps":>8s}{"peak":>8s}'
+      f'{"compute s":>11s}{"ICI s":>9s}{"TFLOP":>10s}{"compiled s":>12s}',
+    ]
+    for p in self.programs:
+      times = f'{p.times:g}' if p.times else 'tokens'
+      lines.append(
+        f'{p.name:16s}{times:>7s}{p.arguments / _GIB:10.2f}'
+        f'{p.temporaries / _GIB:8.2f}{p.peak / _GIB:8.2f}{p.compute:11.4f}'
+        f'{p.transfer:9.4f}{p.flops / 1e12:10.1f}{p.compile_seconds:12.0f}'
+      )
+    lines += ['', 'received by each device, GiB a run:']
+    for p in self.programs:
+      kinds = (f'{k} {v / _GIB:.2f}' for k, v in sorted(p.collectives.items()))
+      lines.append(f'  {p.name:16s}' + (', '.join(kinds) or 'nothing'))
+    lines += [
+      f'{p.name}: {p.unknown_loops} loops whose trips only the data knows '
+      'count once'
+      for p in self.programs
+      # Decoding is such a loop, and counts a token.
+      if p.unknown_loops > (not p.times)
+    ]
+    lines += [
+      '',
+      f'memory       {self.peak / _GIB:.1f} of {self.hbm / _GIB:.0f} GiB a '
+      f'device: {"fits" if self.fits else "DOES NOT FIT"}',
+      f'update       {self.utilisation:.1%} model-FLOPs utilisation',
+    ]
+    if self.of('decode a token'):
+      lines += [
+        f'decode       {self.bandwidth:.1%} of HBM bandwidth, all slots full',
+        f'step         {self.step_seconds:.1f} s with completions of '
+        f'{self.lengths[0]} tokens on average and {self.lengths[1]} at most: '
+        f'{self.tokens_per_second:.0f} tokens/s a chip',
+      ]
+    if not self.fits:
+      lines += [
+        'remedies     more microbatches (updates.microbatches, '
+        'group_microbatches), updates.remat=full, a smaller',
+        '             updates.logits_chunk, mesh.tensor twice as large, fewer '
+        'prompts_per_step, a larger slice',
+      ]
+    return '\n'.join(lines) + '\n'
+
+  def as_json(self) -> dict:
+    """For programs."""
+    return {
+      'topology': self.topology,
+      'mesh': self.mesh,
+      'numbers': self.numbers,
+      'fits': self.fits,
+      'update_utilisation': self.utilisation,
+      'decode_bandwidth': self.bandwidth,
+      'step_seconds': self.step_seconds,
+      'tokens_per_second_per_chip': self.tokens_per_second,
+      'programs': [
+        dataclasses.asdict(p) | {'seconds': p.seconds} for p in self.programs
+      ],
+    }
+
+  @property
+  def _cores(self) -> int:
+    return self.chip.devices
+
+  def _decoding(self) -> float:
+    """Seconds of decoding, in the capacities that the sampler grows by."""
+    decode = self.of('decode a token')
+    if decode is None:
+      return 0.0
+    limit, longest = self.numbers['completion'], self.lengths[1]
+    total, done = 0.0, 0
+    for capacity in capacities(limit, self.numbers['chunk']):
+      steps = min(capacity, longest) - done
+      # Caches of this capacity instead of the last.
+      read = 1 - decode.caches / decode.arguments * (1 - capacity / limit)
+      total += steps * decode.seconds * read
+      done += steps
+      if done == longest:
+        break
+    return total
+
+
+def in_products(m: Config) -> float:
+  """Parameters that a token is multiplied with: all but an untied embedding."""
+  attention = m.embed_dim * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
+  layer = attention + 3 * m.embed_dim * m.mlp_dim
+  return m.num_layers * layer + m.vocab_size * m.embed_dim

@@ -1,0 +1,164 @@
+"""Which mesh, how many microbatches: those that fit, fastest first.
+
+For each mesh that divides the config's numbers, in the order in which
+arithmetic expects the least traffic between chips, the compiler is asked for
+the fewest parts of a minibatch that fit. The config's rules stay: what lies
+over 'data', 'fsdp' and 'tensor' is not varied, how long those axes are is.
+"""
+
+from collections.abc import Callable, Iterator
+import copy
+import dataclasses
+import itertools
+import math
+
+from grpo_jax.models.architecture import Config
+from launch import chips, estimate, report, step_programs
+from launch.report import Report
+
+_AXES = ('data', 'fsdp', 'tensor')
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A mesh, and the parts of a minibatch that are taken one at a time."""
+
+  data: int
+  fsdp: int
+  tensor: int
+  microbatches: int = 1
+  group_microbatches: int = 1
+
+  def of(self, cfg):
+    """The config with this layout."""
+    cfg = copy.deepcopy(cfg)
+    cfg.mesh.update({axis: getattr(self, axis) for axis in _AXES})
+    cfg.updates.microbatches = self.microbatches
+    cfg.updates.group_microbatches = self.group_microbatches
+    return cfg
+
+
+def search(
+  cfg,
+  topology: str,
+  *,
+  meshes: int,
+  lengths: tuple[int, int],
+  say: Callable[[str], None],
+) -> list[Report]:
+  """Reports of the best layouts, fastest first, then those that never fit.
+
+  Args:
+    cfg, topology, lengths, say: as `estimate.check` takes them.
+    meshes: how many are compiled at most.
+  """
+  found = []
+  for mesh in itertools.islice(candidates(cfg, topology, say=say), meshes):
+    for layout in parts(cfg, mesh, topology):
+      say(f'{topology}: trying {layout}')
+      checked = estimate.check(
+        layout.of(cfg), topology, lengths=lengths, say=say, until_misfit=True
+      )
+      if checked.fits:
+        break
+    found.append(checked)
+  if not found:
+    raise ValueError(
+      f'no mesh over {topology} divides the numbers of the config: see '
+      'prompts_per_step, group_size, updates.minibatches and the model'
+    )
+  return sorted(found, key=lambda one: (not one.fits, one.step_seconds))
+
+
+def candidates(
+  cfg, topology: str, *, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Layout]:
+  """Meshes that the config's numbers divide over, least traffic first.
+
+  Args:
+    cfg, topology: as `search` takes them.
+    say: told which are left out, and why.
+  """
+  chip, devices = chips.of_topology(topology), estimate.devices_of(topology)
+  count, possible = len(devices), []
+  for data, tensor in itertools.product(_divisors(count), _divisors(count)):
+    if count % (data * tensor):
+      continue
+    layout = Layout(data, count // (data * tensor), tensor)
+    try:
+      pol = step_programs.open_policy(layout.of(cfg), devices)
+      state = step_programs.state_bytes(layout.of(cfg), pol)
+    except ValueError as error:
+      say(f'{layout}: {error}')
+      continue
+    if state > chip.hbm / chip.devices:
+      say(f'{layout}: its state alone is {state / 2**30:.1f} GiB a device')
+      continue
+    possible.append((traffic(cfg, pol.model, layout), layout))
+  for _, layout in sorted(possible, key=lambda one: one[0]):
+    yield layout
+
+
+def parts(cfg, mesh: Layout, topology: str) -> Iterator[Layout]:
+  """One part, two, four ...: prompts first, which share no trunk."""
+  numbers = step_programs.numbers(cfg)
+  pol = step_programs.open_policy(mesh.of(cfg), estimate.devices_of(topology))
+  by_prompt, by_sample, _ = pol.rows('train').ways
+  prompts = numbers['prompts'] // by_prompt
+  samples = numbers['group'] // by_sample
+  for total in (2**i for i in range((prompts * samples).bit_length())):
+    microbatches = math.gcd(prompts, total)
+    rest = total // microbatches
+    if samples % rest == 0:
+      yield dataclasses.replace(
+        mesh, microbatches=microbatches, group_microbatches=rest
+      )
+
+
+def traffic(cfg, model: Config, layout: Layout) -> float:
+  """Bytes that a device receives in an update, by arithmetic, in one part.
+
+  Weights [in bf16] are gathered over fsdp for the forward pass, its repetition
+  and the backward pass, and gradients [fp32] are summed; with tensor, each
+  layer sums its two outputs over that axis in both passes and its repetition.
+  """
+  n = step_programs.numbers(cfg)
+  weights = report.in_products(model) / layout.tensor
+  kept = (layout.fsdp - 1) / layout.fsdp
+  gathers = 3 * 2 * weights * kept + 4 * weights * kept
+  sums = 2 * 4 * weights / layout.fsdp * (layout.data - 1) / layout.data
+  tokens = n['prompts'] * (n['group'] * n['completion'] + n['prompt'])
+  tokens /= layout.data * layout.fsdp
+  outputs = 2 * 2 * tokens * model.embed_dim  # bf16, there and back
+  shared = 3 * 2 * model.num_layers * outputs
+  shared *= (layout.tensor - 1) / layout.tensor
+  return gathers + sums + shared
+
+
+def table(reports: list[Report]) -> str:
+  """For people."""
+  lines = [
+    f'{"data":>5s}{"fsdp":>6s}{"tensor":>8s}{"microbatches":>14s}'
+    f'{"of a group":>12s}{"peak GiB":>10s}{"update s":>10s}{"MFU":>7s}'
+    f'{"step s":>9s}{"tok/s/chip":>12s}'
+  ]
+  for one in reports:
+    n, mesh = one.numbers, one.mesh
+    line = (
+      f'{mesh["data"]:5d}{mesh["fsdp"]:6d}{mesh["tensor"]:8d}'
+      f'{n["microbatches"]:14d}{n.get("group_microbatches", 1):12d}'
+      f'{one.peak / 2**30:10.1f}'
+    )
+    if one.fits:
+      line += (
+        f'{one.of("update").seconds:10.2f}{one.utilisation:7.1%}'
+        f'{one.step_seconds:9.1f}{one.tokens_per_second:12.0f}'
+      )
+    else:
+      line += f'  does not fit in {one.hbm / 2**30:.0f} GiB'
+    lines.append(line)
+  return '\n'.join(lines) + '\n'
+
+
+def _divisors(n):
+  return [i for i in range(1, n + 1) if n % i == 0]

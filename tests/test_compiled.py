@@ -1,0 +1,58 @@
+"""What the TPU compiler says of the smallest config is what is kept as text.
+
+Needs libtpu, which `make parity` installs in its environment. To renew all:
+  python -m launch.compile_check --all --out=configs/compiled
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[1]
+COMPILED = REPO / 'configs' / 'compiled'
+
+
+def numbers(table):
+  """What is to stay: the rows of programs without what took how long here."""
+  rows = re.findall(
+    r'^(publish|prefill|decode a token|logprobs|update) +(.*)$', table, re.M
+  )
+  assert len(rows) == 5, table
+  return {
+    name: [float(x) for x in rest.split()[1:-1]] for name, rest in rows[:5]
+  }
+
+
+def test_the_smallest_config_compiles_to_what_is_kept():
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip("no libtpu: pip install -e '.[tpu]'")
+  done = subprocess.run(
+    [
+      sys.executable, '-m', 'launch.compile_check',
+      '--config=configs/smollm2_tpu.py',
+    ],
+    cwd=REPO, env=os.environ | {'XLA_FLAGS': ''}, check=False,
+    capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  kept = (COMPILED / 'smollm2_tpu.txt').read_text()
+  wanted, got = numbers(kept), numbers(done.stdout)
+  assert got.keys() == wanted.keys()
+  for name in wanted:
+    # Arguments, temporaries and peak in GiB, seconds, TFLOP, as printed;
+    # another libtpu may schedule a little differently.
+    assert got[name] == pytest.approx(wanted[name], rel=0.02, abs=0.011), name
+
+
+@pytest.mark.parametrize(
+  'path', sorted(COMPILED.glob('*.txt')), ids=lambda path: path.stem
+)
+def test_every_config_that_was_compiled_fits_its_slice(path):
+  text = path.read_text()
+  assert ': fits\n' in text and 'DOES NOT FIT' not in text
+  assert (REPO / 'configs' / f'{path.stem}.py').exists()
