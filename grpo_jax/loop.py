@@ -135,7 +135,11 @@ class Loop:
         self.cfg.steps, start=self.start, shown=self.shown
       )
     try:
-      with cli.shutdown_requested() as requested:
+      with (
+        cli.shutdown_requested() as requested,
+        # Every transfer between host and device is asked for by name.
+        jax.transfer_guard('disallow'),
+      ):
         # All leave at the same step, whichever of them was asked to.
         self._steps(
           prepare,
@@ -251,7 +255,8 @@ class Loop:
       self.writer.write(step, self.evaluated | self.timers.flush())
 
   def _save(self, step):
-    with self.timers('save'):
+    # Orbax has its own ways to the host.
+    with self.timers('save'), jax.transfer_guard('allow'):
       self.checkpoints.save(
         step,
         self.state,
