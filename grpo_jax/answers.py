@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from grpo_jax import hosts, layout, programs, rollout
+from grpo_jax import hosts, layout, programs, rollout, sharding
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
 from grpo_jax.structs import PyTree
@@ -73,7 +73,8 @@ class Answerer:
     The noise of question i depends on (seed, i) alone, so answers do not
     change with the batch size.
     """
-    key = programs.stream(seed, 'answers', 0)
+    whole = sharding.replicated(self.policy.mesh)
+    key = programs.stream(seed, 'answers', 0, whole)
     for start in range(0, len(examples), self.batch):
       part = list(examples[start : start + self.batch])
       # The last batch is filled up, so that it runs the same program.
@@ -81,7 +82,7 @@ class Answerer:
       prompts = self.rows.put(self.questions.encode(filled))
       got = self.sample(params, prompts, key, first=start)
       # Every process gets all answers: there are few at a time.
-      got = hosts.everywhere(got)
+      got = hosts.everywhere(got, what='answers')
       completions, finished = rollout.read_texts(
         got, decode=self.policy.decode, stop_ids=self.policy.stop_ids
       )

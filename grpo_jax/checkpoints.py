@@ -17,10 +17,10 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from grpo_jax import checkpoint_items as on_disk
+from grpo_jax import hosts
 from grpo_jax.structs import PyTree, TrainState
 
 
@@ -80,6 +80,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._keep,
         enable_async_checkpointing=asynchronous,
+        async_options=ocp.AsyncOptions(timeout_secs=hosts.LIMIT),
       ),
     )
 
@@ -121,7 +122,7 @@ class Checkpoints:
     }
     json.dumps(info)  # A TypeError comes here, not in the writing thread.
     self._pending, self._keep.metrics[step] = step, metrics
-    with self._explain_full_disk():
+    with hosts.waiting(f'checkpoint {step}'), self._explain_full_disk():
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -175,7 +176,8 @@ class Checkpoints:
 
   def wait(self):
     """Blocks until the last save is on disk; raises what went wrong in it."""
-    with self._explain_full_disk():
+    step = '' if self._pending is None else f' {self._pending}'
+    with hosts.waiting(f'checkpoint{step}'), self._explain_full_disk():
       self._manager.wait_until_finished()
     self._pending = None
 
@@ -202,8 +204,7 @@ class Checkpoints:
         for path, reason in why.items()
       )
       logging.warning('%s: %s; %s', self.directory, told, outcome)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('checkpoints set aside')
+    hosts.wait_for_all('checkpoints set aside')
     self._manager.reload()
 
   @contextlib.contextmanager

@@ -58,7 +58,12 @@ class Stopped(BaseException):
 
 def main(job: Callable[[ConfigDict, pathlib.Path | None], None]) -> None:
   """Runs `job(cfg, workdir)` as a command; workdir is None if not given."""
-  app.run(lambda _: sys.exit(_run(job)), flags_parser=_parse)
+
+  def run(_):
+    with hosts.leaving_at_once():
+      sys.exit(_run(job))
+
+  app.run(run, flags_parser=_parse)
 
 
 def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
@@ -193,7 +198,8 @@ def _run(job):
       jax.config.update('jax_compilation_cache_dir', str(folder))
     hosts.start(distributed=_distributed.value)
     workdir = _workdir.value
-    job(cfg, None if workdir is None else pathlib.Path(workdir))
+    with hosts.doing(pathlib.Path(sys.argv[0]).stem):
+      job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:
     print(stop, file=sys.stderr)
     return stop.code

@@ -4,14 +4,27 @@ Every process runs the same program on its own devices. Each reads and grades
 the prompts whose rows its devices hold; only arrays of numbers cross hosts. A
 decision that changes what is compiled or saved must be the same everywhere, so
 it is made from arrays that all have (`everywhere`) or agreed on (`agree`).
+
+No process goes on alone: `waiting` tells what is waited for, and when another
+is gone, or does not come, all end with one line. The same command,
+started again for all, goes on from the last checkpoint.
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
+import ctypes
 import json
 import os
+import signal
+import sys
+import threading
+import time
+import traceback
 
+from absl import logging
 import jax
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 import numpy as np
@@ -22,10 +35,21 @@ from grpo_jax.structs import Array, PyTree
 COORDINATOR, PROCESSES, PROCESS = (
   'GRPO_JAX_COORDINATOR', 'GRPO_JAX_PROCESSES', 'GRPO_JAX_PROCESS'
 )  # fmt: skip
-# Seconds without a sign of life after which a process counts as dead, and that
-# a process waits for the others to start.
-_HEARTBEAT, _START = 40, 300
+# Seconds that a process waits for the others where all are to come, before it
+# ends: longer than one may compile, grade or write alone.
+LIMIT = 1200
+LOST = 75  # exit status, EX_TEMPFAIL: the same command may succeed
+# Seconds without a sign of life after which a process counts as dead, that a
+# process waits for the others to start and to end, and that a wait is silent.
+_HEARTBEAT, _START, _END, _SILENT = 40, 300, 60, 20
+# Seconds that the coordinator outlives an error of its own.
+_LAST = 2
 _MESSAGE = 1 << 14  # bytes
+# What of an error tells that it is another process's: of gloo, whose
+# connections end with a process, and of JAX's coordination service.
+_SIGNS = ('gloo', 'coordination', 'barrier', 'heartbeat', 'connection')
+_doing = []  # what this process is at, outermost first
+_ending = threading.Lock()
 
 
 def start(*, distributed: bool) -> None:
@@ -58,6 +82,7 @@ def start(*, distributed: bool) -> None:
       **given,
       initialization_timeout=_START,
       heartbeat_timeout_seconds=_HEARTBEAT,
+      shutdown_timeout_seconds=_END,
     )
   except RuntimeError as error:
     who = given.get('coordinator_address', 'the pod')
@@ -65,6 +90,7 @@ def start(*, distributed: bool) -> None:
       f'the other processes of {who} did not come within {_START} s: '
       f'{" ".join(str(error).split())[:200]}'
     ) from None
+  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
 def is_first() -> bool:
@@ -77,14 +103,73 @@ def are_several() -> bool:
   return jax.process_count() > 1
 
 
-def agree(number: int) -> int:
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+  """Where another process's end shows as an error within it, so does this one.
+
+  With one line that names `what`, and status `LOST`.
+  """
+  _doing.append(what)
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+    if are_several() and _is_of_others(error):
+      sign = ' '.join(str(error).split())[:120]
+      _leave(f'{_others()} is gone, noticed in {_at()} ({sign})')
+    raise
+  finally:
+    _doing.pop()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+  """`doing`, where the others are to come: told after 20 s, ends after `LIMIT`.
+
+  All arrays that it gathers must be there already: a computation that takes
+  its time is no wait for others.
+  """
+  if not are_several():
+    yield
+    return
+  over = threading.Event()
+  threading.Thread(target=_watch, args=(over,), daemon=True).start()
+  try:
+    with doing(what):
+      yield
+  finally:
+    over.set()
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+  """An error within it ends this process without waiting for the others.
+
+  They may be waiting for it in a computation, and JAX's own exit for them.
+  """
+  try:
+    yield
+  except BaseException as error:
+    status = error.code if isinstance(error, SystemExit) else 1
+    together = status in (None, 0) or status > 128  # signals: all leave
+    if together or not distributed.global_state.client or not are_several():
+      raise
+    if not isinstance(error, SystemExit):
+      traceback.print_exc()
+    if is_first():
+      # The others may have the same error, and are told of this end first.
+      time.sleep(_LAST)
+    _end(status)
+
+
+def agree(number: int, *, what: str) -> int:
   """The largest of all processes' numbers; each must call this."""
   if not are_several():
     return number
-  return int(multihost_utils.process_allgather(np.int32(number)).max())
+  with waiting(what):
+    return int(_gather(np.int32(number)).max())
 
 
-def total(counts: Mapping[str, int]) -> dict[str, int]:
+def total(counts: Mapping[str, int], *, what: str) -> dict[str, int]:
   """Sums of all processes' counts, whose names may differ; each calls this."""
   if not are_several():
     return dict(counts)
@@ -95,15 +180,18 @@ def total(counts: Mapping[str, int]) -> dict[str, int]:
     )
   padded = np.frombuffer(told.ljust(_MESSAGE), np.uint8)
   summed = collections.Counter()
-  for row in multihost_utils.process_allgather(padded):
+  with waiting(what):
+    told = _gather(padded)
+  for row in told:
     summed.update(json.loads(row.tobytes()))
   return dict(summed)
 
 
 def wait_for_all(what: str) -> None:
-  """Returns once every process has come here; `what` names it in errors."""
+  """Returns once every process has come here; `what` names it."""
   if are_several():
-    multihost_utils.sync_global_devices(what)
+    with waiting(what), jax.transfer_guard('allow'):
+      multihost_utils.sync_global_devices(what)
 
 
 def here(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,18 +212,88 @@ def holds(x: Array | np.ndarray) -> np.ndarray:
 def local(x: Array | np.ndarray) -> np.ndarray:
   """The elements that this process has; zeros for the others."""
   if _is_whole(x):
-    return np.asarray(x)
+    return np.asarray(jax.device_get(x))
   found = np.zeros(x.shape, x.dtype)
   for shard in x.addressable_shards:
-    found[shard.index] = np.asarray(shard.data)
+    found[shard.index] = jax.device_get(shard.data)
   return found
 
 
-def everywhere(tree: PyTree) -> PyTree:
+def everywhere(tree: PyTree, *, what: str) -> PyTree:
   """Device arrays as numpy arrays, whole, on every process. For small ones."""
-  if are_several():
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
+  if not are_several():
+    return jax.device_get(tree)
+  jax.block_until_ready(tree)
+  with waiting(what):
+    return _gather(tree, tiled=True)
+
+
+def _gather(tree, **options):
+  # Asked for by name, so no transfer in it is by mistake.
+  with jax.transfer_guard('allow'):
+    return multihost_utils.process_allgather(tree, **options)
+
+
+def _watch(over):
+  """In a thread: tells of a wait, and ends it."""
+  if over.wait(_SILENT):
+    return
+  logging.warning('waiting for all processes: %s', _at())
+  if not over.wait(LIMIT - _SILENT):
+    _leave(f'not all processes came within {LIMIT} s: {_at()}')
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_):
+  """In C++'s place. JAX's client aborts when the others' end reaches it.
+
+  It does so in a thread of its own, and calls nothing in Python before.
+  """
+  me = f'process {distributed.global_state.process_id}'
+  _leave(
+    f'{me} was ended by JAX in {_at()}, most likely as {_others()} is gone; '
+    'the lines above say more'
+  )
+
+
+def _is_of_others(error):
+  """Whether an error tells of another process."""
+  told = ''
+  while error is not None:
+    told += str(error).lower()
+    error = error.__cause__
+  return any(sign in told for sign in _SIGNS)
+
+
+def _others():
+  # Not `jax.process_count`, which opens the devices if nothing has yet.
+  here = distributed.global_state
+  if here.num_processes == 2:
+    return f'process {1 - here.process_id} of 2'
+  return f'one of the other {here.num_processes - 1} processes'
+
+
+def _at():
+  return ': '.join(_doing) or 'the start'
+
+
+def _leave(told):
+  """Ends this process, by whichever thread comes first."""
+  if not _ending.acquire(blocking=False):
+    threading.Event().wait()
+  print(
+    f'error: {told}; start the same command again for all: it goes on from '
+    'the last checkpoint',
+    file=sys.stderr,
+  )
+  _end(LOST)
+
+
+def _end(status):
+  """Without JAX's exit, which waits for the others."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def _is_whole(x):

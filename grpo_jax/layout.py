@@ -6,6 +6,8 @@ handful of shapes. Host side and numpy, but for `concatenate` and `append`,
 which put batches together on the device.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,9 +91,9 @@ def whole_text(ids: list[int]) -> tuple[list[int], list[int]]:
 def trim(rollout: Rollout, *, longest: int, multiple: int) -> Rollout:
   """Cuts branches at the longest completion, rounded up."""
   width = min(round_up(longest, multiple), rollout.mask.shape[2])
-  return Rollout(
-    **{k: getattr(rollout, k)[:, :, :width] for k in rollout.__annotations__}
-  )
+  # An index in brackets would put its numbers on the device.
+  cut = functools.partial(jax.lax.slice_in_dim, limit_index=width, axis=2)
+  return jax.tree.map(lambda x: cut(x, 0), rollout)
 
 
 def concatenate(batches: list[Batch]) -> Batch:

@@ -2,7 +2,10 @@
 
 `train` and `sft` differ in what a step is; all else is here. Metrics of a step
 are written, and the next one's inputs made, while the device is busy with an
-update, so that it never waits for the host.
+update, so that it never waits for the host. No step waits for the metrics of
+the one before. It does wait for its update: the sampler's loop must look at
+the device after the first chunk anyway, and by then the update would be counted
+as `time/rollout`. What the wait costs is the dispatch of one chunk.
 """
 
 import collections
@@ -80,7 +83,8 @@ class Loop:
       keep_best=cfg.checkpoint.keep_best,
       best_metric=cfg.checkpoint.best_metric,
     )
-    restored = self.checkpoints.restore(trainer.abstract)
+    with hosts.doing('reading the workdir'):
+      restored = self.checkpoints.restore(trainer.abstract)
     if restored is None:
       self.start, self.state, self.extra = 0, trainer.init(policy.params()), {}
     else:
@@ -131,9 +135,17 @@ class Loop:
         self.cfg.steps, start=self.start, shown=self.shown
       )
     try:
-      with cli.shutdown_requested() as requested:
+      with (
+        cli.shutdown_requested() as requested,
+        # Every transfer between host and device is asked for by name.
+        jax.transfer_guard('disallow'),
+      ):
         # All leave at the same step, whichever of them was asked to.
-        self._steps(prepare, step, lambda: hosts.agree(requested()))
+        self._steps(
+          prepare,
+          step,
+          lambda: hosts.agree(requested(), what='whether to leave'),
+        )
     finally:
       if self.writer is not None:
         self.progress.close()
@@ -162,14 +174,15 @@ class Loop:
     for index in range(self.start, cfg.steps):
       begin = time.perf_counter()
       done, last = index + 1, index + 1 == cfg.steps
-      outcome = step(self.state, index, inputs, self.timers)
-      self.state = outcome.state
-      # The device is busy with the update: pay what the host still owes.
-      self._report(pending)
-      with self.timers('prepare'):
-        inputs = None if last else prepare(done)
-      with self.timers('update'):
-        jax.block_until_ready(self.state.step)
+      with hosts.doing(f'step {done}'):
+        outcome = step(self.state, index, inputs, self.timers)
+        self.state = outcome.state
+        # The device is busy with the update: pay what the host still owes.
+        self._report(pending)
+        with self.timers('prepare'):
+          inputs = None if last else prepare(done)
+        with self.timers('update'):
+          jax.block_until_ready(self.state.step)
       times = {'time/step': time.perf_counter() - begin}
       pending.append((done, outcome, times | self.timers.flush()))
       leaving = stopping()
@@ -199,8 +212,8 @@ class Loop:
   def _report(self, pending):
     while pending:
       step, outcome, times = pending.pop(0)
-      row = dict(outcome.values)
-      for prefix, updates in jax.device_get(outcome.updates).items():
+      all_updates, row = jax.device_get((outcome.updates, outcome.values))
+      for prefix, updates in all_updates.items():
         for values in updates:
           self.nonfinite[prefix].check(step, values)
         for name in updates[0]:
@@ -230,7 +243,7 @@ class Loop:
     return self.evaluation is not None and step % self.cfg.eval.every == 0
 
   def _evaluate(self, step, stopping):
-    with self.timers('eval'):
+    with self.timers('eval'), hosts.doing(f'evaluation at step {step}'):
       result = self.evaluation.run(
         self.publish(self.state.params), progress=False, stopping=stopping
       )
@@ -242,7 +255,8 @@ class Loop:
       self.writer.write(step, self.evaluated | self.timers.flush())
 
   def _save(self, step):
-    with self.timers('save'):
+    # Orbax has its own ways to the host.
+    with self.timers('save'), jax.transfer_guard('allow'):
       self.checkpoints.save(
         step,
         self.state,

@@ -12,6 +12,7 @@ import zlib
 
 import jax
 from jax.sharding import NamedSharding
+import numpy as np
 
 from grpo_jax import logprobs, sampling, sharding
 from grpo_jax.models import causal, transformer
@@ -19,9 +20,25 @@ from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, KV, Prompts, PyTree, Rollout, Trunk
 
 
-def stream(seed: int, name: str, step: int) -> Array:
-  """The key of a step, apart for each use of randomness."""
-  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+def stream(
+  seed: int, name: str, step: int, whole: NamedSharding | None = None
+) -> Array:
+  """The key of a step, apart for each use of randomness.
+
+  Args:
+    seed: of the run.
+    name: of the use.
+    step: counted from 0.
+    whole: the devices to have it; None for the first alone.
+  """
+  # JAX takes the low 32 bits of a seed.
+  seed = np.int64(seed).astype(np.int32)
+  parts = (seed, np.uint32(zlib.crc32(name.encode())), np.uint32(step))
+  put = jax.device_put
+  if whole is not None:
+    put = functools.partial(sharding.put, sharding=whole)
+  seed, name, step = map(put, parts)
+  key = jax.random.fold_in(jax.random.key(seed), name)
   return jax.random.fold_in(key, step)
 
 
@@ -116,6 +133,7 @@ def sampler(
     jax.jit(finish),
     max_length=max_completion_length,
     chunk=chunk,
+    put=functools.partial(sharding.put, sharding=whole),
   )
 
 

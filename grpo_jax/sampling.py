@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
+import numpy as np
 
 from grpo_jax.logprobs import policy_logits
 from grpo_jax.models import cache
@@ -44,6 +45,7 @@ def sample(
   max_length: int,
   chunk: int,
   first: int = 0,
+  put: Callable[[np.int32], Array] = jax.device_put,
 ) -> Rollout:
   """Samples a group per prompt, driving five compiled programs.
 
@@ -59,17 +61,18 @@ def sample(
     max_length: C, the most tokens a completion may have.
     chunk: first capacity.
     first: number of the first prompt, in the keys of the noise.
+    put: a number to where the programs want it.
 
   Returns:
     Rollout with C = the last capacity reached.
   """
   trunk = prefill(params, prompts)
-  state, keys = start(prompts, key, first)
+  state, keys = start(prompts, key, put(np.int32(first)))
   for capacity in capacities(max_length, chunk):
     if capacity > state.targets.shape[2]:
       state = grow(state, capacity)
     state, finished = decode(params, trunk, state, keys)
-    if finished:
+    if jax.device_get(finished):
       break
   return finish(state, prompts)
 

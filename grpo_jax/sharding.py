@@ -16,7 +16,7 @@ import optax
 
 from grpo_jax import hosts
 from grpo_jax.models.params import is_param, name
-from grpo_jax.structs import has_samples, PyTree
+from grpo_jax.structs import Array, has_samples, PyTree
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
 LOGICAL = (
@@ -150,15 +150,19 @@ class Rows:
   def put(self, tree: PyTree) -> PyTree:
     """Host arrays to global device arrays; rows of others are not read."""
     tree = jax.tree.map(np.asarray, tree)
-
-    def one(x, sharding):
-      return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
-
-    return jax.tree.map(one, tree, self.of(tree))
+    return jax.tree.map(put, tree, self.of(tree))
 
   def constrain(self, tree: PyTree) -> PyTree:
     """The same arrays inside a program, kept where they belong."""
     return jax.lax.with_sharding_constraint(tree, self.of(tree))
+
+
+def put(x: np.ndarray | np.generic, sharding: NamedSharding) -> Array:
+  """A host array as a global device array; what others hold is not read."""
+  places = sharding.addressable_devices_indices_map(x.shape)
+  # Piece by piece, by name: `jax.make_array_from_callback` counts as implicit.
+  parts = jax.device_put([x[i] for i in places.values()], list(places))
+  return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
 
 
 def of_one_layer(shardings: PyTree) -> PyTree:

@@ -23,6 +23,7 @@ from grpo_jax import (
   questions,
   rewards,
   rollout,
+  sharding,
   tasks,
   training,
   validation,
@@ -103,6 +104,7 @@ class Stages:
     training.trace_credit(self.credit, cfg)
     rows = pol.rows('train')
     self.put = rows.put
+    self.whole = sharding.replicated(pol.mesh)
     self.here = rows.here(cfg.prompts_per_step)
     self.collect = functools.partial(
       rollout.collect,
@@ -114,7 +116,7 @@ class Stages:
         temperature=cfg.sample.temperature,
       ),
       append=training.append(pol),
-      lengths=lambda mask: hosts.everywhere(mask.sum(-1)),
+      lengths=lambda mask: hosts.everywhere(mask.sum(-1), what='lengths'),
       share=self._share,
       texts=functools.partial(
         rollout.read_texts,
@@ -149,7 +151,7 @@ class Stages:
       self._retire(collected)
     values = rollout.metrics(seen) | self._filter_metrics(seen) | more
     # What went wrong in grading this step; each kind is logged once.
-    faults = hosts.total(rewards.faults() - faults)
+    faults = hosts.total(rewards.faults() - faults, what='faults')
     values |= {f'faults/{k}': n for k, n in faults.items()}
     values['learning_rate'] = self.learner.policy.learning_rate(state.step)
     with timers('update'):
@@ -221,7 +223,7 @@ class Stages:
         asked.prompts,
         asked.given,
         published,
-        programs.stream(self.cfg.seed, 'rollout', draw),
+        programs.stream(self.cfg.seed, 'rollout', draw, self.whole),
         score=functools.partial(self._score, state),
       )
 
@@ -229,7 +231,7 @@ class Stages:
     """Arrays [Q G] that processes know in parts, as all of them know them."""
     if not hosts.are_several():
       return found
-    return hosts.everywhere(self.put(found))
+    return hosts.everywhere(self.put(found), what='rewards')
 
   def _gather(self, state, step, first):
     """The groups to learn from, and every rollout that was made for them."""

@@ -108,5 +108,7 @@ def trainer(
       donate_argnums=0,
       out_shardings=state_shardings,
     ),
-    learning_rate=optimizer.learning_rates(**rates, total_steps=updates),
+    learning_rate=jax.jit(
+      optimizer.learning_rates(**rates, total_steps=updates)
+    ),
   )

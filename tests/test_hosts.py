@@ -1,35 +1,97 @@
 """Several processes on one machine, as on the hosts of a pod."""
 
+import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import runs
+from grpo_jax import checkpoints, hosts, runs
+from launch import local
 
+STEPS = 6
 # Prompts over data, samples whole; two updates a step and an evaluation.
 FLAGS = (
   '--config=tests/tiny.py',
   '--config.prompts_per_step=16',
   "--config.mesh={'data': -1, 'fsdp': 2, 'tensor': 1}",
   '--config.eval.every=2',
-  '--config.steps=4',
+  f'--config.steps={STEPS}',
 )
+# Programs of less than a second are cached too; there are hundreds.
+ENVIRONMENT = {
+  **os.environ,
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+}
+SECONDS = 60  # that all may take to end, once one has been told to or is gone
+
+
+def command(workdir, cache, *flags):
+  return [
+    *(sys.executable, '-m', 'grpo_jax.train', f'--workdir={workdir}'),
+    *(f'--compilation_cache={cache}', *FLAGS, *flags),
+  ]
 
 
 def run(workdir, cache, *flags, processes, devices):
   subprocess.run(
     [
-      sys.executable, '-m', 'launch.local', f'--processes={processes}',
-      f'--devices={devices}', '--', sys.executable, '-m', 'grpo_jax.train',
-      f'--workdir={workdir}', f'--compilation_cache={cache}', *FLAGS, *flags,
+      *(sys.executable, '-m', 'launch.local', f'--processes={processes}'),
+      *(f'--devices={devices}', '--', *command(workdir, cache, *flags)),
     ],
-    cwd=tiny.REPO, check=True, timeout=600,
-  )  # fmt: skip
+    cwd=tiny.REPO,
+    env=ENVIRONMENT,
+    check=True,
+    timeout=600,
+  )
   return runs.open_run(workdir)
+
+
+def start(command, *, processes=2, devices=1):
+  """What `launch.local` starts, without it: nobody ends one for another."""
+  coordinator = f'127.0.0.1:{local.free_port()}'
+  return [
+    subprocess.Popen(
+      command,
+      cwd=tiny.REPO,
+      env=local.environment(ENVIRONMENT, i, processes, devices, coordinator),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+
+
+def finish(processes, timeout=SECONDS):
+  """How each ended; one that does not is killed and the test fails."""
+  try:
+    end = time.monotonic() + timeout
+    told = [p.communicate(timeout=end - time.monotonic()) for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [
+    tiny.Done(p.returncode, *texts)
+    for p, texts in zip(processes, told, strict=True)
+  ]
+
+
+def after_step(step, workdir, processes):
+  """Returns once the row of a step is written."""
+  path = workdir / 'metrics.jsonl'
+  row = re.compile(rf'^{{"step": {step},.*"loss"', re.MULTILINE)
+  while not (path.exists() and row.search(path.read_text())):
+    assert all(p.poll() is None for p in processes), finish(processes)
+    time.sleep(0.005)
 
 
 def rows(run):
@@ -40,6 +102,13 @@ def rows(run):
     for k, v in found.items()
     if not k.startswith(tiny.MEASURED)
   }
+
+
+def texts(workdir):
+  """What was sampled and how it was graded, in order."""
+  lines = (workdir / 'samples.jsonl').read_text().splitlines()
+  names = ('step', 'prompt', 'completion', 'rewards', 'length')
+  return [[json.loads(line)[name] for name in names] for line in lines]
 
 
 @pytest.fixture(scope='module')
@@ -79,3 +148,146 @@ def test_two_processes_of_four_devices_do_what_one_of_eight_does(
 def test_a_run_of_two_processes_goes_on_in_one(tmp_path, cache, alone):
   run(tmp_path, cache, '--config.steps=2', processes=2, devices=4)
   assert_same(run(tmp_path, cache, processes=1, devices=4), alone)
+
+
+def test_a_run_goes_on_with_fewer_devices(tmp_path, cache, alone):
+  run(tmp_path, cache, '--config.steps=2', processes=1, devices=8)
+  run(tmp_path, cache, '--config.steps=4', processes=1, devices=4)
+  one = "--config.mesh={'data': 1, 'fsdp': 1, 'tensor': 1}"
+  found = run(tmp_path, cache, one, processes=1, devices=1)
+  assert_same(found, alone)
+  assert texts(tmp_path) == texts(alone.workdir)
+
+
+def test_a_preemption_notice_to_one_process_makes_all_save_the_same_step(
+  tmp_path, cache, alone
+):
+  # Nothing but the notice makes it save before the end.
+  job = command(tmp_path, cache, '--config.checkpoint.every=100')
+  processes = start(job)
+  after_step(1, tmp_path, processes)
+  processes[1].send_signal(signal.SIGTERM)
+  ended = finish(processes)
+  assert [done.code for done in ended] == [143, 143], ended
+  (step,) = checkpoints.steps(tmp_path)
+  assert 1 < step < STEPS
+  for done in ended:
+    assert done.err.splitlines()[-1] == (
+      f'stopped at step {step} of {STEPS}, saved; the same command goes on '
+      'from there'
+    )
+  ended = finish(start(job), timeout=600)
+  assert [done.code for done in ended] == [0, 0], ended
+  assert f'resuming at step {step}' in ended[0].err
+  assert_same(runs.open_run(tmp_path), alone)
+
+
+def tells_of_the_end_of(victim, done):
+  """Whether its last line does, and says what it was at and what to do."""
+  seen = f'process {victim} of 2 is gone, noticed in (train|job).*'
+  # Where JAX's own notice comes before any computation's error.
+  told = (
+    f'process {1 - victim} was ended by JAX in (train|job).*, most likely as '
+    f'process {victim} of 2 is gone; .*'
+  )
+  return re.fullmatch(
+    f'error: ({seen}|{told}); start the same command again for all: it goes on '
+    'from the last checkpoint',
+    done.err.splitlines()[-1],
+  )
+
+
+# The first process is the coordinator, so its end is another event for JAX.
+@pytest.mark.parametrize('victim', [0, 1])
+def test_when_one_process_is_killed_the_other_says_so_and_ends(
+  tmp_path, cache, alone, victim
+):
+  job = command(tmp_path, cache, '--config.checkpoint.every=1')
+  processes = start(job)
+  after_step(2, tmp_path, processes)
+  processes[victim].kill()
+  other = finish(processes)[1 - victim]
+  assert other.code == hosts.LOST, other
+  assert tells_of_the_end_of(victim, other), other.err
+  assert 'Traceback' not in other.err
+  ended = finish(start(job), timeout=600)
+  assert [done.code for done in ended] == [0, 0], ended
+  assert re.search(r'resuming at step [1-5]', ended[0].err)
+  assert_same(runs.open_run(tmp_path), alone)
+
+
+PROGRAM = """
+import sys, time
+import jax
+from grpo_jax import cli, hosts
+
+def job(cfg, workdir):
+  del cfg, workdir
+  hosts._SILENT = 0.5
+  me = jax.process_index()
+  {}
+
+sys.argv = ['job']
+cli.main(job)
+"""
+
+
+def small(body, timeout=SECONDS):
+  """Two processes that start and do only this; how they ended."""
+  code = PROGRAM.format(body.replace('\n', '\n  '))
+  return finish(start([sys.executable, '-c', code], devices=1), timeout)
+
+
+def test_a_process_says_what_it_waits_for():
+  ended = small("time.sleep(3 * me)\nhosts.wait_for_all('a rest')")
+  assert [done.code for done in ended] == [0, 0], ended
+  waited = 'waiting for all processes: job: a rest'
+  assert [waited in done.err for done in ended] == [True, False], ended
+
+
+def test_a_wait_without_an_end_ends_and_says_what_was_waited_for():
+  ended = small(
+    'hosts.LIMIT = 2\n'
+    "if me == 0: hosts.agree(0, what='the weather')\n"
+    'time.sleep(30)'
+  )
+  assert [done.code for done in ended] == [hosts.LOST] * 2, ended
+  assert ended[0].err.splitlines()[-1] == (
+    'error: not all processes came within 2 s: job: the weather; start the '
+    'same command again for all: it goes on from the last checkpoint'
+  )
+  assert tells_of_the_end_of(0, ended[1]), ended[1].err
+
+
+@pytest.mark.parametrize('failing', [0, 1])
+@pytest.mark.parametrize(
+  'error, status, saying',
+  [
+    ("raise ValueError('no such thing')", 1, 'ValueError: no such thing'),
+    ("open('/no/such/file')", 2, 'error: /no/such/file: No such file'),
+  ],
+)
+def test_an_error_of_one_process_ends_the_other(failing, error, status, saying):
+  ended = small(
+    f'if me == {failing}: {error}\n'
+    "hosts.wait_for_all('one'); hosts.wait_for_all('two')"
+  )
+  assert ended[failing].code == status, ended
+  assert saying in ended[failing].err
+  other = ended[1 - failing]
+  assert other.code == hosts.LOST, ended
+  assert tells_of_the_end_of(failing, other), other.err
+
+
+def test_an_error_of_all_processes_is_told_by_each():
+  ended = small("open('/no/such/file')")
+  for done in ended:
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith('error: /no/such/file')
+
+
+def test_jobs_and_launch_local_name_the_environment_alike():
+  # launch.local starts jobs without JAX, so it cannot import the names.
+  for name in ('COORDINATOR', 'PROCESSES', 'PROCESS'):
+    assert getattr(hosts, name) == getattr(local, name)
+    assert f'\n  {getattr(local, name)} ' in local.__doc__

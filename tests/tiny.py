@@ -134,6 +134,23 @@ def rows(workdir: pathlib.Path) -> list[dict]:
   ]
 
 
+def refuse_implicit_reads(setattr):
+  """Guards reads of arrays as accelerators do: on a CPU JAX lets them pass."""
+  from jax._src.array import ArrayImpl
+  from jax._src.lib import guard_lib
+
+  value = ArrayImpl._value
+
+  def guarded(self):
+    here = guard_lib.thread_local_state()
+    refused = here.device_to_host == guard_lib.TransferGuardLevel.DISALLOW
+    if refused and not here.explicit_device_get and self._npy_value is None:
+      raise RuntimeError(f'{self.aval} is read by mistake')
+    return value.fget(self)
+
+  setattr(ArrayImpl, '_value', property(guarded))
+
+
 def _with_config(flags):
   if not any(flag.startswith('--config=') for flag in flags):
     flags = (f'--config={__file__}', *flags)
@@ -180,6 +197,7 @@ def _serve():
   # No job may be among these: `python -m` wants to import it first.
   from grpo_jax import answers, checkpoints, metrics, questions  # noqa: F401
 
+  refuse_implicit_reads(setattr)
   for line in sys.stdin:
     name, argv, out, err, full_at = json.loads(line)
     child = os.fork()

@@ -1,0 +1,82 @@
+"""Nothing crosses between host and device in a step unless asked for by name.
+
+On an accelerator each such crossing stops the host, or the device.
+"""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from grpo_jax.loop import Loop, Outcome
+from grpo_jax.structs import TrainState
+
+METRICS = ('loss', 'grad_norm', 'tokens')
+add_one = jax.jit(lambda x: x + 1)
+
+
+def run(workdir, *, prepare=lambda _: None, also=dict):
+  """A loop of two steps that count, with more to do in them."""
+  cfg = tiny.get_config()
+  cfg.steps, cfg.eval.every = 2, 0
+
+  def init(params):
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step=step, params=params, opt_state=())
+
+  params = {'w': jnp.zeros(3)}
+  metrics = {name: jnp.float32(7) for name in METRICS}
+
+  def step(state, index, inputs, timers):
+    del index, inputs, timers
+    return Outcome(
+      state=state.replace(step=add_one(state.step)),
+      updates={'': [metrics]},
+      tokens=None,
+      values=also(),
+    )
+
+  loop = Loop(
+    cfg,
+    workdir,
+    types.SimpleNamespace(params=lambda: params, write_model=lambda _: None),
+    types.SimpleNamespace(abstract=jax.eval_shape(init, params), init=init),
+    shown={},
+  )
+  loop.run(prepare=prepare, step=step, publish=None)
+  return [json.loads(x) for x in (workdir / 'metrics.jsonl').open()]
+
+
+def by_mistake(*_):
+  return {'found': add_one(np.ones(()))}
+
+
+def by_name(*_):
+  return {'found': add_one(jax.device_put(np.ones(())))}
+
+
+def test_a_step_may_cross_by_name(tmp_path):
+  rows = run(tmp_path, prepare=by_name, also=by_name)
+  assert [row['step'] for row in rows] == [1, 2]
+  assert all(row['found'] == 2 and row['loss'] == 7 for row in rows)
+
+
+@pytest.mark.parametrize('where', ['prepare', 'also'])
+def test_a_crossing_by_mistake_in_a_step_is_an_error(tmp_path, where):
+  with pytest.raises(jax.errors.JaxRuntimeError, match='host-to-device'):
+    run(tmp_path, **{where: by_mistake})
+
+
+def test_reading_an_array_by_mistake_in_a_step_is_an_error(
+  tmp_path, monkeypatch
+):
+  # CPU arrays are read in place, which JAX's own guard lets pass.
+  tiny.refuse_implicit_reads(monkeypatch.setattr)
+  number = jnp.ones(()) + 1
+  with pytest.raises(RuntimeError, match='read by mistake'):
+    run(tmp_path, also=lambda: {'found': float(number)})
+  assert float(number) == 2
