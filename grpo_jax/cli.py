@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags, ConfigDict
 
 from configs import base
-from grpo_jax import hosts, runs
+from grpo_jax import errors, hosts, runs
 
 CONFIG = 'config.json'
 # A config file that reads a run's config.json.
@@ -299,10 +299,5 @@ def _fail(error):
   of_ours = not frames or any(part in frames[-1].filename for part in ours)
   if not of_ours and not isinstance(error, OSError):
     raise error
-  text = str(error)
-  if isinstance(error, OSError) and error.strerror:
-    where = '' if error.filename is None else f'{error.filename}: '
-    text = f'{where}{error.strerror}'
-  text = ' '.join(text.split()) or type(error).__name__
-  print(f'error: {text}', file=sys.stderr)
+  errors.tell(error)
   sys.exit(2)

@@ -16,7 +16,7 @@ LAYERS = {
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
-    'measures', 'scaling_law', 'checkpoint_items',
+    'measures', 'scaling_law', 'checkpoint_items', 'errors',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'metrics', 'checkpoints',
