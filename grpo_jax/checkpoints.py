@@ -80,6 +80,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._keep,
         enable_async_checkpointing=asynchronous,
+        atomicity_options=on_disk.atomicity(self.directory),
       ),
     )
 

@@ -70,6 +70,23 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
   return workdir
 
 
+def refuse_address(flag: str, value: str | None) -> None:
+  """Raises a ValueError for gs://... and the like, where a folder is needed.
+
+  As a path it would be a folder called 'gs:' on this machine.
+  """
+  if value is None or '://' not in value:
+    return
+  folder = 'the folder it is mounted on'
+  if value.startswith('gs://'):
+    folder = f'--{flag}=/gcs/{value.removeprefix("gs://")}'
+  raise ValueError(
+    f'--{flag}={value} is an address and jobs work in folders: mount the '
+    'bucket as in launch/README.md (launch.tpu_pod and launch.gke do it '
+    f'themselves) and give {folder}'
+  )
+
+
 def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
   """Takes the workdir, until what is returned is closed or the process ends.
 
@@ -191,8 +208,10 @@ def _run(job):
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))
-    hosts.start(distributed=_distributed.value)
     workdir = _workdir.value
+    refuse_address('workdir', workdir)
+    refuse_address('init_from', cfg.init_from)
+    hosts.start(distributed=_distributed.value)
     job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:
     print(stop, file=sys.stderr)

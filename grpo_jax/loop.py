@@ -243,6 +243,8 @@ class Loop:
 
   def _save(self, step):
     with self.timers('save'):
+      if self.writer is not None:
+        self.writer.commit()
       self.checkpoints.save(
         step,
         self.state,

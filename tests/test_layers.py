@@ -17,6 +17,7 @@ LAYERS = {
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'scaling_law', 'checkpoint_items', 'errors',
+    'event_files',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'metrics', 'checkpoints',
