@@ -152,10 +152,12 @@ def _path(match, *, flag, found):
 def _mount(bucket, at, *, writes):
   """One bucket, by a shell that knows `fail`."""
   options = ' '.join(ours for ours, _ in OPTIONS)
-  # What is left after a crash of gcsfuse is a mount that answers nothing.
+  # A crash of gcsfuse leaves a mount that answers nothing. Another user's does
+  # not answer us either, and is to stay.
   steps = (
     f'if ! mountpoint -q {at}; then '
-    f'sudo umount --lazy {at} 2>/dev/null || true; '
+    f'if LC_ALL=C stat {at} 2>&1 | grep -q "endpoint is not connected"; then '
+    f'sudo umount --lazy {at}; fi; '
     f'{{ sudo mkdir -p {at} && sudo chown "$(id -u)" {at} && '
     f'gcsfuse {options} {bucket} {at}; }} >gcsfuse.log 2>&1 </dev/null || '
     f'fail "cannot mount gs://{bucket}: "; fi'

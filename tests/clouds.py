@@ -95,7 +95,6 @@ case "$*" in
     test -e {folder}/gcsfuse || {{ echo 'E: no package' >&2; exit 100; }}
     echo 3.0.0 >{folder}/version
     cp {folder}/gcsfuse {folder}/bin/gcsfuse;;
-  umount*) exit 1;;
 esac
 """
 MOUNTPOINT = """#!/bin/sh
