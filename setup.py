@@ -27,7 +27,7 @@ setup(
     'ml-collections>=1.1',
     'numpy>=2.0',
     'optax>=0.2.5',
-    'orbax-checkpoint>=0.12',
+    'orbax-checkpoint>=0.12.3',
     'py3langid>=0.4',
     'safetensors>=0.6',
     'scipy>=1.13',

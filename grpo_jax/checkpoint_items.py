@@ -6,8 +6,10 @@ Below `checkpoints`, which decides when. A folder `<step>/` holds three items:
   rest     step, optimizer state, reference policy and critic
   info     JSON: the caller's `extra`, metrics, a checksum of every array
 
-It is `<step>.orbax-checkpoint-tmp` while it is written (on object stores:
-without its commit file), and `<step>.corrupt` once moved aside.
+It is `<step>.orbax-checkpoint-tmp` while it is written, and `<step>.corrupt`
+once moved aside. On a mounted bucket, where renaming a folder is copying file
+after file, it has its name from the start and is finished once a last file,
+`commit_success.txt`, is there.
 """
 
 from collections.abc import Iterator
@@ -30,6 +32,8 @@ import orbax.checkpoint as ocp
 from grpo_jax.structs import Array, PyTree, TrainState
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
+_UNDER_WAY, _LAST_FILE = '.orbax-checkpoint-tmp', 'commit_success.txt'
+_MOUNTS = '/proc/self/mounts'
 # A limit on file sizes (EFBIG) is one more way to have no room.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Storage that refuses or stalls is not damage: an older step would not help.
@@ -50,13 +54,36 @@ def folder(workdir: str | os.PathLike) -> epath.Path:
 
 def finished(directory: epath.Path) -> list[int]:
   """Steps whose save came to its end, ascending."""
-  return sorted(ocp.path.step.checkpoint_steps(directory))
+  done, _ = _sorted_out(directory)
+  return sorted(int(path.name) for path in done)
 
 
 def unfinished(directory: epath.Path) -> list[epath.Path]:
   """Folders of saves that did not."""
-  is_unfinished = ocp.path.step.is_path_temporary
-  return sorted(p for p in directory.iterdir() if is_unfinished(p))
+  _, left = _sorted_out(directory)
+  return sorted(left)
+
+
+def is_mounted_bucket(directory: epath.Path) -> bool:
+  """Whether it lies on what gcsfuse, or GKE's driver of it, has mounted."""
+  try:
+    with open(_MOUNTS, encoding='utf-8', errors='surrogateescape') as file:
+      mounts = [line.split(' ')[1:3] for line in file]
+  except OSError:  # no Linux
+    return False
+  above = [str(p) for p in (directory, *directory.parents)]
+  # The table writes a space as \040; the last mount on a folder is on top.
+  kinds = {at.replace(r'\040', ' '): kind for at, kind in mounts}
+  kind = next((kinds[at] for at in above if at in kinds), '')
+  return kind in ('fuse.gcsfuse', 'fuse')
+
+
+def atomicity(directory: epath.Path) -> ocp.options.AtomicityOptions:
+  """How orbax is to tell there that a save has come to its end."""
+  modes = ocp.options.AtomicityMode
+  by_file = is_mounted_bucket(directory)
+  mode = modes.COMMIT_FILE if by_file else modes.ATOMIC_RENAME
+  return ocp.options.AtomicityOptions(mode=mode)
 
 
 def step_of(path: epath.Path) -> int:
@@ -159,6 +186,19 @@ def mute_orbax():
     lambda record: _ORBAX not in record.pathname
   )
   sys.unraisablehook = functools.partial(_print_others, sys.unraisablehook)
+
+
+def _sorted_out(directory):
+  """Folders of finished saves, and of those that are not."""
+  done, left = [], []
+  by_file = is_mounted_bucket(directory)
+  for path in directory.iterdir() if directory.exists() else ():
+    if path.name.isdecimal() and path.is_dir():
+      finished = not by_file or (path / _LAST_FILE).exists()
+      (done if finished else left).append(path)
+    elif _UNDER_WAY in path.name:
+      left.append(path)
+  return done, left
 
 
 def _stored(arrays, path):

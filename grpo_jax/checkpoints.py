@@ -81,6 +81,7 @@ class Checkpoints:
         preservation_policy=self._keep,
         enable_async_checkpointing=asynchronous,
         async_options=ocp.AsyncOptions(timeout_secs=hosts.LIMIT),
+        atomicity_options=on_disk.atomicity(self.directory),
       ),
     )
 

@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags, ConfigDict
 
 from configs import base
-from grpo_jax import hosts, runs
+from grpo_jax import errors, hosts, runs
 
 CONFIG = 'config.json'
 # A config file that reads a run's config.json.
@@ -73,6 +73,23 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f'--workdir={workdir} is a file; name a folder')
   return workdir
+
+
+def refuse_address(flag: str, value: str | None) -> None:
+  """Raises a ValueError for gs://... and the like, where a folder is needed.
+
+  As a path it would be a folder called 'gs:' on this machine.
+  """
+  if value is None or '://' not in value:
+    return
+  folder = 'the folder it is mounted on'
+  if value.startswith('gs://'):
+    folder = f'--{flag}=/gcs/{value.removeprefix("gs://")}'
+  raise ValueError(
+    f'--{flag}={value} is an address and jobs work in folders: mount the '
+    'bucket as in launch/README.md (launch.tpu_pod and launch.gke do it '
+    f'themselves) and give {folder}'
+  )
 
 
 def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
@@ -196,8 +213,10 @@ def _run(job):
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))
-    hosts.start(distributed=_distributed.value)
     workdir = _workdir.value
+    refuse_address('workdir', workdir)
+    refuse_address('init_from', cfg.init_from)
+    hosts.start(distributed=_distributed.value)
     with hosts.doing(pathlib.Path(sys.argv[0]).stem):
       job(cfg, None if workdir is None else pathlib.Path(workdir))
   except Stopped as stop:
@@ -305,10 +324,5 @@ def _fail(error):
   of_ours = not frames or any(part in frames[-1].filename for part in ours)
   if not of_ours and not isinstance(error, OSError):
     raise error
-  text = str(error)
-  if isinstance(error, OSError) and error.strerror:
-    where = '' if error.filename is None else f'{error.filename}: '
-    text = f'{where}{error.strerror}'
-  text = ' '.join(text.split()) or type(error).__name__
-  print(f'error: {text}', file=sys.stderr)
+  errors.tell(error)
   sys.exit(2)

@@ -17,6 +17,7 @@ _dtype = flags.DEFINE_enum(
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Writes the folder; all of it or nothing."""
+  cli.refuse_address('out', _out.value)
   if not _out.value:
     raise ValueError('--out=FOLDER is needed: where to write the model')
   cfg = evaluate.from_workdir(cfg, workdir)

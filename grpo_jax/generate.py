@@ -32,6 +32,7 @@ _out = flags.DEFINE_string(
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
+  cli.refuse_address('out', _out.value)
   cfg = evaluate.from_workdir(cfg, workdir)
   validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)

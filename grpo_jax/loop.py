@@ -257,6 +257,8 @@ class Loop:
   def _save(self, step):
     # Orbax has its own ways to the host.
     with self.timers('save'), jax.transfer_guard('allow'):
+      if self.writer is not None:
+        self.writer.commit()
       self.checkpoints.save(
         step,
         self.state,

@@ -20,6 +20,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from grpo_jax import event_files
+
 METRICS, SAMPLES, TENSORBOARD = 'metrics.jsonl', 'samples.jsonl', 'tensorboard'
 
 
@@ -50,27 +52,28 @@ class Writer:
       self._files[name] = _open(workdir / name)
     self._tensorboard = None
     if tensorboard:
-      # Here, so that runs without it do not need the package.
-      from tensorboardX import SummaryWriter
-
-      self._tensorboard = SummaryWriter(
-        str(workdir / TENSORBOARD),
-        purge_step=None if resume_step is None else resume_step + 1,
-        flush_secs=30,
-      )
+      folder = workdir / TENSORBOARD
+      self._tensorboard = event_files.EventFiles(folder, resume_step)
 
   def write(self, step: int, values: Mapping[str, Any]):
     """One row of scalars; NaN and infinities are told by their names."""
     values = {k: float(v) for k, v in values.items()}
     self._append(METRICS, [{'step': int(step), **values}])
     if self._tensorboard is not None:
-      for name, value in values.items():
-        if math.isfinite(value):
-          self._tensorboard.add_scalar(name, value, int(step))
+      self._tensorboard.write(int(step), values)
 
   def samples(self, step: int, rows: Iterable[Mapping[str, Any]]):
     """Sampled completions: prompt, completion, rewards, ... a row each."""
     self._append(SAMPLES, [{'step': int(step), **row} for row in rows])
+
+  def commit(self):
+    """Keeps what is written so far even if this machine is lost."""
+    # A file on a mounted bucket is in the bucket once it is closed, not before.
+    for name, file in self._files.items():
+      file.close()
+      self._files[name] = _open(file.name)
+    if self._tensorboard is not None:
+      self._tensorboard.commit()
 
   def close(self):
     """Flushes and closes."""

@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
@@ -32,13 +33,17 @@ _ROWS = ('prompts', 'samples', 'positions')
 def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
   """A mesh over `devices` (all by default) with axes `AXES`.
 
+  Several TPU slices lie along `data`, the axis with the least to send: between
+  them is the network of the data centre.
+
   Args:
     shape: size of each axis, 1 where it is not named; one of them may be -1
       for 'the rest'.
     devices: to lay out; `jax.devices()` when None.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or `data`
+      does not divide over the slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [shape.get(axis, 1) for axis in AXES]
@@ -52,8 +57,25 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
       f'{len(devices)} (one may be -1 for the rest)'
     )
   # Auto: shardings inside jit are inferred by the compiler from the arguments.
-  return jax.make_mesh(
-    tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * 4
+  types = (AxisType.Auto,) * 4
+  slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=types)
+  return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=types)
+
+
+def _over_slices(sizes, slices, devices):
+  data, *inner = sizes
+  if data % slices:
+    raise ValueError(
+      f'mesh.data={data} does not divide over {slices} slices; set mesh.data '
+      f'to a multiple of {slices}'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, *inner),
+    (slices, 1, 1, 1),
+    devices,
+    allow_split_physical_axes=True,
   )
 
 

@@ -69,7 +69,8 @@ def command(trial: Trial, where: str, given: list[str]) -> list[str]:
     own = [f'--workload={workload(trial)}']
   module, verb = TOOLS[where]
   tool = [sys.executable, '-m', module, verb, *own, *given]
-  return [*tool, '--', *trial.command('python')]
+  # Its hosts are processes of one job.
+  return [*tool, '--', *trial.command('python'), '--distributed']
 
 
 def workload(trial: Trial) -> str:

@@ -3,6 +3,7 @@
   python -m launch.gke COMMAND --cluster=CLUSTER --workload=NAME
     --project=PROJECT --zone=ZONE
 
+  attach  mounts a bucket in the cluster's jobs, once: attach --bucket=BUCKET
   create  submits the job: create ... --tpu_type=v5p-128 -- python -m JOB ...
   status  of the workload
   logs    follows worker 0 of slice 0, or --worker=all
@@ -10,6 +11,10 @@
 
 By default xpk builds an image of the code that git tracks on --base_image and
 each container installs it; with --image, that image runs, with grpo_jax in it.
+Where the job names gs://BUCKET/PATH, its containers have the bucket at
+/gcs/BUCKET, by GKE's CSI driver for Cloud Storage FUSE, and it is given
+/gcs/BUCKET/PATH; `attach` the bucket before.
+
 A job that SIGTERM made save ends with 143: xpk starts it again, up to
 --max_restarts times, and it resumes from its workdir on the bucket.
 """
@@ -23,7 +28,7 @@ if not __package__:
 
 from absl import flags  # noqa: E402
 
-from launch import names, shell, ship, xla_flags  # noqa: E402
+from launch import bucket, names, shell, ship, xla_flags  # noqa: E402
 
 # Of its own: the job's flags and those of other launchers stay out of it.
 FLAGS = flags.FlagValues()
@@ -35,6 +40,7 @@ flags.DEFINE_string('zone', '', 'Of its TPUs, such as us-east5-a.', **_OURS)
 flags.DEFINE_string(
   'location', '', "Of the cluster. Default: the zone's region.", **_OURS
 )
+flags.DEFINE_string('bucket', '', 'attach: its name, no gs://.', **_OURS)
 flags.DEFINE_string('tpu_type', '', 'Of a slice, such as v5p-128.', **_OURS)
 flags.DEFINE_integer('slices', 1, 'Slices, joined over the network.', **_OURS)
 flags.DEFINE_string(
@@ -55,16 +61,38 @@ flags.DEFINE_string('worker', '0', 'logs: 0 or all.', **_OURS)
 flags.DEFINE_bool('dry_run', False, 'Print the commands only.', **_OURS)
 
 
+def attach(sh, job):
+  """Lets the cluster's jobs mount a bucket."""
+  names.checked('bucket', FLAGS.bucket)
+  sh.run(
+    [
+      'xpk',
+      'storage',
+      'attach',
+      bucket.storage(FLAGS.bucket),
+      *_where(),
+      '--type=gcsfuse',
+      f'--bucket={FLAGS.bucket}',
+      f'--mount-point={bucket.ROOT}/{FLAGS.bucket}',
+      '--readonly=false',
+      '--auto-mount=false',
+      '--size=1',  # asked for and without meaning: buckets have no size
+      f'--mount-options={bucket.driver_options()}',
+    ]
+  )
+  sh.say(f'jobs on {FLAGS.cluster} may now name gs://{FLAGS.bucket}/...')
+
+
 def create(sh, job):
   """Submits the job."""
-  names.check_workdir(job, must_be_on_bucket=False)
+  job = bucket.for_workers(job)
   names.checked('accelerator_type', FLAGS.tpu_type, flag='tpu_type')
   for flag in ('slices', 'save_seconds'):
     if FLAGS[flag].value < 1:
       raise ValueError(f'--{flag}={FLAGS[flag].value} is not positive')
   if FLAGS.max_restarts < 0:
     raise ValueError(f'--max_restarts={FLAGS.max_restarts} is negative')
-  command = _command(job, install=not FLAGS.image)
+  command = _command(job.argv, install=not FLAGS.image)
   if FLAGS.image:
     names.checked('image', FLAGS.image)
     code = [f'--docker-image={FLAGS.image}']
@@ -81,6 +109,7 @@ def create(sh, job):
       f'--tpu-type={FLAGS.tpu_type}',
       f'--num-slices={FLAGS.slices}',
       *code,
+      *(f'--storage={bucket.storage(name)}' for name in job.buckets),
       f'--priority={FLAGS.priority}',
       f'--max-restarts={FLAGS.max_restarts}',
       f'--termination-grace-period-seconds={FLAGS.save_seconds}',
@@ -126,7 +155,7 @@ def delete(sh, job):
   sh.run([*_xpk('delete'), f'--workload={FLAGS.workload}', '--force'])
 
 
-COMMANDS = {f.__name__: f for f in (create, status, logs, delete)}
+COMMANDS = {f.__name__: f for f in (attach, create, status, logs, delete)}
 
 
 def main(argv: list[str]) -> int:
@@ -137,7 +166,8 @@ def main(argv: list[str]) -> int:
 def _run(argv):
   command, job = shell.parse(FLAGS, argv, commands=COMMANDS, with_job='create')
   # xpk deletes all workloads of a cluster when none is named.
-  for kind in ('cluster', 'workload', 'project', 'zone'):
+  named = () if command is attach else ('workload',)
+  for kind in ('cluster', *named, 'project', 'zone'):
     names.checked(kind, FLAGS[kind].value)
   names.checked('extras', FLAGS.extras)
   facts = dict(project=FLAGS.project, zone=FLAGS.zone)
@@ -145,9 +175,13 @@ def _run(argv):
 
 
 def _xpk(verb):
+  return ['xpk', 'workload', verb, *_where()]
+
+
+def _where():
   return [
-    'xpk', 'workload', verb, f'--cluster={FLAGS.cluster}',
-    f'--project={FLAGS.project}', f'--zone={FLAGS.zone}',
+    f'--cluster={FLAGS.cluster}', f'--project={FLAGS.project}',
+    f'--zone={FLAGS.zone}',
   ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ if not __package__:
   # Run as a file: its own folder is on the path, in place of the one above.
   sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from grpo_jax import errors  # noqa: E402
 from launch import processes  # noqa: E402
 
 COORDINATOR = 'GRPO_JAX_COORDINATOR'
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
       code = watch(running, arrived, grace=args.grace)
     except OSError as error:
       # Of the command itself: no such file, or not to be run.
-      print(f'error: {command[0]}: {error.strerror}', file=sys.stderr)
+      errors.tell(error)
       code = 2
     finally:
       for process in running:

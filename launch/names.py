@@ -1,6 +1,5 @@
 """Names in Google Cloud, checked against its patterns before any command."""
 
-from collections.abc import Iterable
 import re
 
 # kind -> (pattern, the rule in words)
@@ -35,7 +34,7 @@ _NAMES = {
   'option': (r'--[a-z][-a-z]*(=[ -~]*)?', 'such as --network=NAME'),
   'worker': (r'\d{1,4}|all', 'a number or all'),
   'bucket': (
-    r'(?!goog)(?!.*google)(?!\d+(\.\d+){3}$)(?!.*[^.]{64})'
+    r'(?!goog)(?!.*g[o0][o0]gle)(?!\d+(\.\d+){3}$)(?!.*[^.]{64})'
     r'[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]',
     "3 to 63 lower-case letters, digits, - _ and ., without 'google'",
   ),
@@ -51,21 +50,3 @@ def checked(kind: str, value: str, *, flag: str = '') -> str:
   if not re.fullmatch(pattern, value, re.ASCII):
     raise ValueError(f'--{flag or kind}={value!r} is not valid: {rule}')
   return value
-
-
-def check_workdir(job: Iterable[str], *, must_be_on_bucket: bool) -> None:
-  """Raises a ValueError for a bucket in --workdir that cannot exist.
-
-  The job's arguments are only looked at: it reads them itself.
-  """
-  job = list(job)
-  values = [a.partition('=')[2] for a in job if a.startswith('--workdir=')]
-  values += [b for a, b in zip(job, job[1:], strict=False) if a == '--workdir']
-  buckets = [v.removeprefix('gs://') for v in values if v.startswith('gs://')]
-  for bucket in buckets:
-    checked('bucket', bucket.partition('/')[0], flag='workdir')
-  if must_be_on_bucket and not buckets:
-    raise ValueError(
-      '--watch needs a job with --workdir=gs://BUCKET/...: the disk of a pod '
-      'is lost with it, and the job could not go on'
-    )

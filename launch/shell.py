@@ -15,6 +15,8 @@ import time
 
 from absl import flags
 
+from grpo_jax import errors
+
 # Begins what a script of ours on a worker says about its failure.
 OURS = 'grpo_jax: '
 _MAX_WAIT = 900.0  # seconds between two tries
@@ -252,10 +254,10 @@ def main(
   try:
     run(argv)
   except (flags.Error, ValueError) as error:
-    say(f'error: {" ".join(str(error).split())}')
+    errors.tell(error)
     return 2
   except (Failed, OSError) as error:
-    say(f'error: {error}')
+    errors.tell(error)
     return 1
   except KeyboardInterrupt:
     return 130

@@ -22,6 +22,7 @@ if not __package__:
   # Run as a file: its own folder is on the path, in place of the one above.
   sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
+from grpo_jax import errors  # noqa: E402
 from launch import elsewhere, processes, summary, trials  # noqa: E402
 from launch.trials import Trial  # noqa: E402
 
@@ -59,10 +60,7 @@ def main(argv: list[str]) -> int:
     done = len(found) - len(waiting)
     status = Sweep(waiting, done=done, parallel=args.parallel).run()
   except (ValueError, OSError) as error:
-    text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-      text = f'{error.filename}: {error.strerror}'
-    print(f'error: {" ".join(text.split())}', file=sys.stderr)
+    errors.tell(error)
     return 2
   if status == 0:
     told = shlex.join((f'--sweep={args.sweep}', f'--workdir={args.workdir}'))

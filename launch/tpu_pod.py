@@ -10,9 +10,11 @@
   stop    SIGTERM to the job, which saves and leaves; waits for it
   delete  the pod and its disks; what is on the bucket stays
 
-What follows -- is the job's own and reaches it as it is. The job goes on when
-this command ends. `run --watch` stays: when the pod is preempted it makes it
-again and runs the same command, which resumes from its workdir on the bucket.
+What follows -- is the job's own. Where it names gs://BUCKET/PATH, the bucket is
+mounted on all workers and the job is given /gcs/BUCKET/PATH; all else reaches
+it as it is. The job goes on when this command ends. `run --watch` stays: when
+the pod is preempted it makes it again and runs the same command, which resumes
+from its workdir on the bucket. launch/README.md goes through it step by step.
 --dry_run prints the commands, as of a pod that is not there yet, and runs none.
 """
 
@@ -26,7 +28,15 @@ if not __package__:
 
 from absl import flags  # noqa: E402
 
-from launch import names, queued, shell, ship, worker, xla_flags  # noqa: E402
+from launch import (  # noqa: E402
+  bucket,
+  names,
+  queued,
+  shell,
+  ship,
+  worker,
+  xla_flags,
+)
 
 _SIGTERM = 128 + 15  # how a job ends that SIGTERM made save
 _MISSED = 5  # polls in a row until machines that do not answer are gone
@@ -83,7 +93,7 @@ def setup(sh, pod, job):
 
 def run(sh, pod, job):
   """Starts the job, and stays with it if asked to."""
-  names.check_workdir(job, must_be_on_bucket=FLAGS.watch)
+  job = bucket.for_workers(job, must_be_on_bucket=FLAGS.watch)
   if not FLAGS.watch:
     _launch(sh, pod, job)
     sh.say(f'the job runs on {pod.name}; `logs` follows it, `stop` ends it')
@@ -201,11 +211,14 @@ def _launch(sh, pod, job, *, anew=False):
   """Starts the job, unless this very command runs there already."""
   if not _ensure(sh, pod, anew=anew):
     running = {r.job for r in _reports(sh, pod) if r.state == 'running'}
-    if running == {worker.identity(job)}:
+    if running == {worker.identity(job.argv)}:
       sh.say(f'this job runs on {pod.name} already')
       return
   _install(sh, pod)
-  queued.ssh(sh, pod, worker.start(job, environment=xla_flags.environment()))
+  if job.buckets:
+    queued.ssh(sh, pod, bucket.mount(job))
+  start = worker.start(job.argv, environment=xla_flags.environment())
+  queued.ssh(sh, pod, start)
 
 
 def _watch(sh, pod, job):

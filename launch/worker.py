@@ -61,6 +61,12 @@ def identity(job: Sequence[str]) -> str:
   return hashlib.sha256(content).hexdigest()[:12]
 
 
+def script(*steps: str) -> str:
+  """One line for the login shell of the machines, bash, in our folder."""
+  enter = f'set -eu; mkdir -p "$HOME/{HOME}"; cd "$HOME/{HOME}"'
+  return '; '.join((enter, *steps))
+
+
 def install(archive: str, *, extras: str) -> str:
   """Unpacks the code from the home folder and installs it and its needs.
 
@@ -68,7 +74,7 @@ def install(archive: str, *, extras: str) -> str:
   brings one.
   """
   what = shell.quote(f'.[{extras}]')
-  return _script(
+  return script(
     f'flock --nonblock lock true || {_RUNNING}',
     'rm -rf code',
     'mkdir code',
@@ -92,7 +98,7 @@ def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
   exports = ' '.join(
     f'{name}={shell.quote(value)}' for name, value in environment.items()
   )
-  return _script(
+  return script(
     'exec 9>>lock',
     f'flock --nonblock 9 || {_RUNNING}',
     'rm -f exit stopped pid',
@@ -105,7 +111,7 @@ def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
 
 def report() -> str:
   """One line a worker, for `parse`."""
-  return _script(
+  return script(
     'job=$(cat job 2>/dev/null || echo -)',
     'code=$(cat exit 2>/dev/null || echo -)',
     'if [ "$code" != - ]; then '
@@ -127,7 +133,7 @@ def parse(text: str) -> list[Report]:
 
 def terminate() -> str:
   """Sends SIGTERM to the job, which saves and leaves. Waits for nothing."""
-  return _script(
+  return script(
     'if flock --nonblock lock true; then '
     'echo "$(hostname): no job runs"; else touch stopped; '
     'kill -TERM "$(cat pid)" && echo "$(hostname): SIGTERM sent"; fi',
@@ -138,17 +144,11 @@ def follow(*, lines: int, named: bool) -> str:
   """The end of the log, and what comes; `named` puts the host before a line."""
   tail = f'tail --lines={lines} --follow=name --retry log'
   names = ' | awk -v h="$(hostname)" \'{print h ": " $0; fflush()}\''
-  return _script(tail + (names if named else ''))
+  return script(tail + (names if named else ''))
 
 
 def whole_log() -> str:
   """The whole log, each line after the host and a tab."""
-  return _script(
+  return script(
     'touch log', 'awk -v h="$(hostname)" \'{print h "\\t" $0}\' log'
   )
-
-
-def _script(*steps):
-  """For the login shell of the machines, bash, in their folder of ours."""
-  enter = f'set -eu; mkdir -p "$HOME/{HOME}"; cd "$HOME/{HOME}"'
-  return '; '.join((enter, *steps))

@@ -28,6 +28,7 @@ install_import_hook(
 
 import pathlib  # noqa: E402
 
+from clouds import cloud, repository  # noqa: E402, F401
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

@@ -8,167 +8,21 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 
+from clouds import HOSTILE, JOB, ME, NEW, pod, PYTHON, ROOT, until, WHERE
 import pytest
 
-from launch import gke, names, queued, shell, ship, tpu_pod, worker, xla_flags
-
-ME = ['-c', 'user.name=a', '-c', 'user.email=a@b']
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-WHERE = ['--project=my-project', '--zone=us-east5-a']
-POD = ['--name=r1', *WHERE]
-NEW = ['--accelerator_type=v5p-128']
-FAST = ['--poll_seconds=0', '--retry_seconds=0']
-JOB = ['python', '-m', 'grpo_jax.train', '--workdir=gs://my-bucket/r1']
-HOSTILE = [
-  "a; touch x", '$(touch x)', '`touch x`', 'a"b\'c', 'a\nb', 'a b', '-x', 'A',
-  '', 'a/../b', 'a&b', 'a|b', 'é', 'a\n',
-]  # fmt: skip
-# Appends its arguments to a file and answers by the first reply that fits.
-# With a folder `worker`, ssh and scp really happen there.
-STAND_IN = """#!{python} -SE
-import json, os, sys
-here = {folder!r}
-argv = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
-with open(here + '/calls', 'a') as file:
-  file.write(json.dumps(argv) + '\\n')
-with open(here + '/replies') as file:
-  replies = json.load(file)
-text = ' '.join(argv)
-reply = next((r for r in replies if r['to'] in text), None)
-if reply:
-  replies.remove(reply)
-  with open(here + '/replies', 'w') as file:
-    json.dump(replies, file)
-  sys.stdout.write(reply['out'])
-  sys.stderr.write(reply['err'])
-  sys.exit(reply['code'])
-home = here + '/worker'
-if os.path.isdir(home) and 'ssh' in argv:
-  command = [a for a in argv if a.startswith('--command=')][0][10:]
-  os.environ['HOME'] = home
-  os.execvp('bash', ['bash', '-c', command])
-if os.path.isdir(home) and 'scp' in argv:
-  with open(argv[5], 'rb') as source:
-    with open(home + '/' + argv[6].partition(':')[2], 'wb') as copy:
-      copy.write(source.read())
-"""
-# As the Python of a worker: records how it was called, saves on SIGTERM.
-PYTHON = """#!{python} -SE
-import json, os, signal, sys, time
-if sys.argv[1:3] == ['-m', 'pip']:
-  sys.exit()
-def save(*_):
-  open({folder!r} + '/saved', 'w').close()
-  sys.exit(143)
-signal.signal(signal.SIGTERM, save)
-with open({folder!r} + '/job.partial', 'w') as file:
-  json.dump([sys.argv[1:], os.environ['LIBTPU_INIT_ARGS'], os.getcwd()], file)
-os.rename({folder!r} + '/job.partial', {folder!r} + '/job')
-while os.path.exists({folder!r} + '/long'):
-  time.sleep(0.02)
-print('trained')
-sys.exit(int('--fail' in sys.argv))
-"""
-
-
-class Cloud:
-  """The stand-ins: what they will answer, what they were asked."""
-
-  def __init__(self, folder):
-    self.folder = folder
-    (folder / 'bin').mkdir()
-    for name in ('gcloud', 'xpk', 'kubectl'):
-      self.script(folder / 'bin' / name, STAND_IN)
-    self.write([])
-
-  def script(self, path, text):
-    path.write_text(text.format(python=sys.executable, folder=str(self.folder)))
-    path.chmod(0o755)
-
-  def write(self, replies):
-    (self.folder / 'replies').write_text(json.dumps(replies))
-
-  def answers(self, to, out='', err='', code=0):
-    """The next call with `to` in it gets this, once."""
-    left = json.loads((self.folder / 'replies').read_text())
-    self.write([*left, dict(to=to, out=out, err=err, code=code)])
-
-  def states(self, *states):
-    for state in states:
-      if state == 'NONE':
-        self.answers('describe', err='ERROR: NOT_FOUND: no resource', code=1)
-      else:
-        self.answers('describe', json.dumps({'state': {'state': state}}))
-
-  def reports(self, *reports):
-    """Of one look each: 'exit 0' or, for two workers, 'exit 0, running -'."""
-    for report in reports:
-      lines = [
-        f'worker t1v-w-{i} {one} abc0\n'
-        for i, one in enumerate(report.split(', '))
-      ]
-      self.answers('echo "worker', ''.join(lines))
-
-  def has_worker(self):
-    pod = self.folder / 'worker' / worker.HOME
-    (pod / 'venv' / 'bin').mkdir(parents=True)
-    self.script(pod / 'venv' / 'bin' / 'python', PYTHON)
-    return pod
-
-  def calls(self):
-    path = self.folder / 'calls'
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-  def verbs(self):
-    """describe, create, scp, ... and for ssh what it does."""
-    scripts = {
-      'pip install': 'install', 'setsid': 'start', 'echo "worker': 'report',
-      'kill -TERM': 'stop', 'awk': 'log',
-    }  # fmt: skip
-    return [
-      next((v for k, v in scripts.items() if k in call[-1]), call[4])
-      for call in self.calls()
-    ]
-
-
-@pytest.fixture(scope='module')
-def repository(tmp_path_factory):
-  """A little one to ship: this one takes its time to pack."""
-  root = tmp_path_factory.mktemp('repository')
-  (root / 'grpo_jax').mkdir()
-  (root / 'grpo_jax' / 'train.py').touch()
-  for arguments in (
-    ['init', '-q'],
-    ['add', '.'],
-    [*ME, 'commit', '-qm', 'one'],
-  ):
-    subprocess.run(['git', *arguments], check=True, cwd=root)
-  return root
-
-
-@pytest.fixture
-def cloud(tmp_path, monkeypatch, repository):
-  made = Cloud(tmp_path)
-  monkeypatch.setattr(ship, 'ROOT', repository)
-  monkeypatch.setenv('PATH', f'{tmp_path / "bin"}:{os.environ["PATH"]}')
-  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-  monkeypatch.chdir(tmp_path)
-  return made
-
-
-def pod(command, *arguments, job=()):
-  argv = ['tpu_pod', command, *POD, *FAST, *arguments]
-  return tpu_pod.main([*argv, '--', *job] if job else argv)
-
-
-def until(true):
-  deadline = time.monotonic() + 10
-  while not true():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
+from launch import (
+  bucket,
+  gke,
+  names,
+  queued,
+  shell,
+  ship,
+  tpu_pod,
+  worker,
+  xla_flags,
+)
 
 
 def gcloud(verb, *words):
@@ -184,7 +38,7 @@ def test_one_command_creates_the_pod_waits_ships_installs_and_starts(cloud):
   describe = [*gcloud('describe', 'r1'), '--format=json']
   archive = next((cloud.folder / 'home/.cache/grpo_jax/code').glob('*.tar.gz'))
   on_all = ['--node=all', '--worker=all']
-  start = worker.start(JOB, environment=xla_flags.environment())
+  start = worker.start(cloud.job(), environment=xla_flags.environment())
   assert cloud.calls() == [
     describe,
     [
@@ -198,6 +52,10 @@ def test_one_command_creates_the_pod_waits_ships_installs_and_starts(cloud):
     [
       *gcloud('ssh', 'r1'), *on_all,
       f'--command={worker.install(archive.name, extras="tpu")}',
+    ],
+    [
+      *gcloud('ssh', 'r1'), *on_all,
+      f'--command={bucket.mount(bucket.for_workers(JOB))}',
     ],
     [*gcloud('ssh', 'r1'), *on_all, f'--command={start}'],
   ]  # fmt: skip
@@ -299,20 +157,6 @@ def test_names_that_google_gives_are_accepted():
       assert names.checked(kind, name) == name
 
 
-@pytest.mark.parametrize(
-  'bucket', ['goog1', 'my-google', 'Abc', 'a', '10.0.0.1', 'a' * 64, '$(id)']
-)
-def test_a_bucket_that_cannot_exist_is_refused(cloud, capsys, bucket):
-  assert pod('run', *NEW, job=['x', '--workdir', f'gs://{bucket}/r']) == 2
-  assert f'--workdir={bucket!r} is not valid' in capsys.readouterr().err
-  assert cloud.calls() == []
-
-
-def test_only_a_workdir_on_a_bucket_can_be_watched(cloud, capsys):
-  assert pod('run', '--watch', *NEW, job=['x', '--workdir=runs/r']) == 2
-  assert '--workdir=gs://BUCKET' in capsys.readouterr().err
-
-
 def test_quoted_words_come_back_from_bash_as_they_were():
   words = [*HOSTILE, *'\t\r\x7f\\!{}#~*?[]<>&|%', "$'\\x41'", '日本', '\udc80']
   for quote in (shell.quote, shell.quote_strictly):
@@ -332,7 +176,7 @@ def test_a_job_runs_on_a_worker_with_its_arguments_as_they_were(cloud):
   assert pod('run', job=[*JOB, '--', *hostile]) == 0
   until((at / 'exit').exists)
   argv, flags, cwd = json.loads((cloud.folder / 'job').read_text())
-  assert argv == [*JOB[1:], '--', *hostile]
+  assert argv == [*cloud.job()[1:], '--', *hostile]
   assert flags == xla_flags.environment()['LIBTPU_INIT_ARGS']
   assert cwd == str(at / 'code')
   assert (at / 'code/grpo_jax/train.py').exists()
@@ -496,7 +340,7 @@ def test_a_lost_connection_is_tried_again_within_bounds(cloud):
   assert cloud.verbs() == 6 * ['describe']
 
 
-LAUNCH = ['scp', 'install', 'start']
+LAUNCH = ['scp', 'install', 'mount', 'start']
 LOOK = ['describe', 'report']
 
 
@@ -546,7 +390,7 @@ def test_machines_that_are_gone_under_an_active_request_are_made_again(cloud):
   cloud.reports('exit 0')
   cloud.states('ACTIVE')
   assert pod('run', '--watch', *NEW, job=JOB) == 0
-  assert cloud.verbs()[7:11] == ['describe', 'delete', 'create', 'describe']
+  assert cloud.verbs()[8:12] == ['describe', 'delete', 'create', 'describe']
 
 
 def test_workers_that_do_not_answer_for_long_are_made_again(cloud, capsys):
@@ -659,7 +503,8 @@ def test_gke_submits_by_xpk_what_its_dry_run_prints(cloud, capsys):
   assert real[:-1] == [
     'xpk', 'workload', 'create', '--cluster=c1', *WHERE, '--workload=w1',
     '--tpu-type=v5p-128', '--num-slices=2', '--base-docker-image=python:3.12',
-    f'--script-dir={code}', '--priority=medium', '--max-restarts=20',
+    f'--script-dir={code}', f'--storage={bucket.storage("my-bucket")}',
+    '--priority=medium', '--max-restarts=20',
     '--termination-grace-period-seconds=600',
   ]  # fmt: skip
 
@@ -683,7 +528,8 @@ def test_a_gke_job_gets_its_arguments_and_sigterm_from_the_shell_of_xpk(cloud):
     process.terminate()
     assert process.wait(10) == 143
   assert (cloud.folder / 'saved').exists()
-  assert json.loads((cloud.folder / 'job').read_text())[0] == JOB[1:] + hostile
+  argv = json.loads((cloud.folder / 'job').read_text())[0]
+  assert argv == cloud.job()[1:] + hostile
 
 
 def test_gke_shows_and_deletes_one_workload(cloud):

@@ -16,7 +16,8 @@ LAYERS = {
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
-    'measures', 'offload', 'scaling_law', 'checkpoint_items',
+    'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
+    'event_files',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',

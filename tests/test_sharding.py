@@ -56,6 +56,31 @@ def test_a_mesh_that_does_not_fit_is_refused_with_the_numbers(
     assert part in message
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a mesh over several slices asks of a device."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  platform: str = 'none'
+  device_kind: str = 'none'
+
+
+def test_slices_lie_along_data():
+  # As JAX may list them: not slice by slice.
+  chips = [Chip(i, slice_index=i % 2) for i in range(8)]
+  mesh = sharding.make_mesh(dict(data=2, fsdp=-1, tensor=2), chips)
+  assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+  slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+  assert (slices == np.arange(2)[:, None, None]).all()
+  mesh = sharding.make_mesh(dict(data=4, fsdp=2, tensor=1), chips)
+  slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+  assert slices[:, 0, 0].tolist() == [0, 0, 1, 1]
+  with pytest.raises(ValueError, match='mesh.data=1 .* over 2 slices'):
+    sharding.make_mesh(dict(data=1, fsdp=8, tensor=1), chips)
+
+
 def test_a_spec_maps_logical_axes_to_mesh_axes():
   rules = LOGICAL | dict(
     prompts=('data', 'fsdp'), embed='fsdp', heads=('tensor',), mlp=()

@@ -522,7 +522,7 @@ def test_on_a_pod_trials_run_one_after_the_other_by_its_tool(
     sys.executable, '-m', 'tests.standin', 'run', '--watch', '--name=v5p',
     '--zone=us east', '--', 'python', '-m', 'tests.standin',
     '--config=configs/base.py', '--config.steps=4', '--config.seed=1',
-    f'--workdir={tmp_path}/runs/seed=1',
+    f'--workdir={tmp_path}/runs/seed=1', '--distributed',
   ]  # fmt: skip
   assert err == 'failed: seed=13: exit status 2\n'
   assert [(n, w) for _, n, w in events()] == [
@@ -540,7 +540,9 @@ def test_on_gke_each_trial_is_a_workload_with_a_valid_name(write, capsys):
     assert line[1:4] == ['-m', 'launch.gke', 'create']
     assert re.fullmatch('--workload=sweep-my-sweep-[0-9a-f]{8}', line[4])
     assert line[5:9] == ['--cluster=c', '--', 'python', '-m']
-    assert line[-1] == f'--workdir=gs://bucket/My_Sweep/seed={seed}'
+    assert line[-2:] == [
+      f'--workdir=gs://bucket/My_Sweep/seed={seed}', '--distributed',
+    ]  # fmt: skip
   assert lines[0][4] != lines[1][4]
   assert sweep.main([*argv, '--launch_args=--workload=w']) == 2
   assert 'has a --workload' in capsys.readouterr().err
