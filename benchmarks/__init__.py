@@ -1,1 +1,1 @@
-"""Measurements: each module is run as `python -m benchmarks.NAME`."""
+"""Measurements: `python -m benchmarks.learner_memory`, `benchmarks.scaling`."""

@@ -6,6 +6,7 @@ from.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -66,6 +67,41 @@ def has_signal(rewards: np.ndarray) -> np.ndarray:
   """[Q] groups of [Q G] rewards with two that differ; NaN is missing."""
   low = np.fmin.reduce(rewards, 1)
   return low < np.fmax.reduce(rewards, 1)
+
+
+def samples(
+  collected: Collected,
+  advantages: np.ndarray,
+  *,
+  text: Callable[[str], str],
+  most: int,
+) -> list[dict]:
+  """Rows for people, of the first completions that this process has.
+
+  Args:
+    collected: a rollout.
+    advantages: [Q G].
+    text: the question -> what the policy continued.
+    most: so many rows.
+  """
+  rows = (
+    {
+      'prompt': text(example.prompt),
+      'completion': completion,
+      'answer': example.answer,
+      'reward': collected.rewards[q, g],
+      'rewards': {k: v[q, g] for k, v in collected.components.items()},
+      'advantage': advantages[q, g],
+      'length': collected.lengths[q, g],
+      'finished': collected.finished[q, g],
+      'given': g >= collected.sampled,
+    }
+    for q, example in enumerate(collected.examples)
+    for g, completion in enumerate(collected.completions[q])
+    if completion is not None
+  )
+  # No more are made than are shown: of 10^4 completions, 16.
+  return list(itertools.islice(rows, most))
 
 
 def collect(
@@ -211,21 +247,18 @@ def read_texts(
   """
   targets, mask = hosts.local(rollout.targets), hosts.local(rollout.mask)
   here = hosts.holds(rollout.mask)[:, :, 0]
-  lengths = mask.sum(-1)
-  finished = np.zeros(lengths.shape, bool)
-  completions = []
-  for q, group in enumerate(targets):
-    row = []
-    for g, ids in enumerate(group):
-      ids = ids[: lengths[q, g]].tolist()
-      if ids and ids[-1] in stop_ids:
-        finished[q, g] = True
-        ids = ids[:-1]
-      completion = Completion(
-        decode(ids), tokens=lengths[q, g], finished=finished[q, g]
-      )
-      row.append(completion if here[q, g] else None)
-    completions.append(row)
+  # Of the rows here alone: others may be a thousand times as many.
+  lengths, finished = np.zeros(here.shape, int), np.zeros(here.shape, bool)
+  lengths[here] = mask[here].sum(-1)
+  completions = [[None] * here.shape[1] for _ in range(here.shape[0])]
+  for q, g in np.argwhere(here).tolist():
+    ids = targets[q, g, : lengths[q, g]].tolist()
+    if ids and ids[-1] in stop_ids:
+      finished[q, g] = True
+      ids = ids[:-1]
+    completions[q][g] = Completion(
+      decode(ids), tokens=lengths[q, g], finished=finished[q, g]
+    )
   return completions, finished
 
 

@@ -300,23 +300,12 @@ class Stages:
     if advantages.ndim == 3:
       # Of the first token, which sees the whole completion's.
       advantages = advantages[:, :, 0]
-    rows = [
-      {
-        'prompt': self.questions.text(example.prompt),
-        'completion': got.completions[q][g],
-        'answer': example.answer,
-        'reward': got.rewards[q, g],
-        'rewards': {k: v[q, g] for k, v in got.components.items()},
-        'advantage': advantages[q, g],
-        'length': got.lengths[q, g],
-        'finished': got.finished[q, g],
-        'given': g >= got.sampled,
-      }
-      for q, example in enumerate(got.examples)
-      for g in range(self.cfg.group_size)
-      if got.completions[q][g] is not None
-    ]
-    return rows[: self.cfg.log.samples]
+    return rollout.samples(
+      got,
+      advantages,
+      text=self.questions.text,
+      most=self.cfg.log.samples,
+    )
 
 
 if __name__ == '__main__':
