@@ -47,7 +47,7 @@ _LAST = 2
 _MESSAGE = 1 << 14  # bytes
 # What of an error tells that it is another process's: of gloo, whose
 # connections end with a process, and of JAX's coordination service.
-_SIGNS = ('gloo', 'coordination', 'barrier', 'heartbeat', 'connection')
+_SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
 _doing = []  # what this process is at, outermost first
 _ending = threading.Lock()
 
@@ -112,7 +112,8 @@ def doing(what: str) -> Iterator[None]:
   _doing.append(what)
   try:
     yield
-  except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+  # JAX raises some of them as ValueError; orbax, TimeoutError.
+  except (jax.errors.JaxRuntimeError, TimeoutError, ValueError) as error:
     if are_several() and _is_of_others(error):
       sign = ' '.join(str(error).split())[:120]
       _leave(f'{_others()} is gone, noticed in {_at()} ({sign})')

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -277,6 +278,25 @@ def test_an_error_of_one_process_ends_the_other(failing, error, status, saying):
   other = ended[1 - failing]
   assert other.code == hosts.LOST, ended
   assert tells_of_the_end_of(failing, other), other.err
+
+
+@pytest.mark.parametrize(
+  'told, status',
+  [
+    ('UNKNOWN: Gloo AllGather failed: Connection reset by peer', hosts.LOST),
+    ('96 rows do not divide over 64 devices', None),
+  ],
+)
+def test_a_value_error_of_a_collective_is_no_mistake_of_the_users(
+  monkeypatch, told, status
+):
+  ended = []
+  monkeypatch.setattr(hosts, 'are_several', lambda: True)
+  monkeypatch.setattr(hosts, '_ending', threading.Lock())
+  monkeypatch.setattr(hosts, '_end', ended.append)
+  with pytest.raises(ValueError, match=told), hosts.doing('a step'):
+    raise ValueError(told)
+  assert ended == ([] if status is None else [status])
 
 
 def test_an_error_of_all_processes_is_told_by_each():
