@@ -126,12 +126,7 @@ def _fresh(cfg):
       'nothing to start from: set init_from to a run, a Hugging Face folder '
       'or a .gguf file, or tokenizer.alphabet for a fresh model'
     )
-  tokenizer = tokenizer_lib.char(
-    alphabet=cfg.tokenizer.alphabet, specials=tuple(cfg.tokenizer.specials)
-  )
-  model = transformer.Config(
-    **cfg.model.to_dict(), vocab_size=tokenizer.vocab_size
-  )
+  tokenizer, model = _characters(cfg), fresh_model(cfg)
   declared = transformer.declare(model)
 
   def load(shardings):
@@ -143,6 +138,18 @@ def _fresh(cfg):
     'config.json': json.dumps(families.of_config(model).to_hf(model), indent=2)
   }
   return model, tokenizer, load, files
+
+
+def fresh_model(cfg) -> transformer.Config:
+  """The sizes of a model born here, of cfg.model and cfg.tokenizer."""
+  vocab_size = _characters(cfg).vocab_size
+  return transformer.Config(**cfg.model.to_dict(), vocab_size=vocab_size)
+
+
+def _characters(cfg):
+  return tokenizer_lib.char(
+    alphabet=cfg.tokenizer.alphabet, specials=tuple(cfg.tokenizer.specials)
+  )
 
 
 def _from_gguf(path):

@@ -132,22 +132,22 @@ class Report:
     lines = [
       f'{self.topology}: {self.devices} devices, mesh '
       + ' x '.join(f'{k} {v}' for k, v in self.mesh.items()),
-      f'{in_products(m) / 1e9:.2f}B parameters in products; '
+      f'{in_products(m) / 1e9:.3g}B parameters in products; '
       + ', '.join(f'{k} {v}' for k, v in n.items()),
       '',
-      f'{"program":16s}{"times":>7s}{"args GiB":>10s}{"temps":>8s}{"peak":>8s}'
-      f'{"compute s":>11s}{"ICI s":>9s}{"TFLOP":>10s}{"compiled s":>12s}',
+      f'{"program":16s}{"times":>7s}{"args GiB":>10s}{"temps":>9s}{"peak":>9s}'
+      f'{"compute s":>11s}{"ICI s":>10s}{"TFLOP":>11s}{"compiled s":>12s}',
     ]
     for p in self.programs:
       times = f'{p.times:g}' if p.times else 'tokens'
       lines.append(
-        f'{p.name:16s}{times:>7s}{p.arguments / _GIB:10.2f}'
-        f'{p.temporaries / _GIB:8.2f}{p.peak / _GIB:8.2f}{p.compute:11.4f}'
-        f'{p.transfer:9.4f}{p.flops / 1e12:10.1f}{p.compile_seconds:12.0f}'
+        f'{p.name:16s}{times:>7s}{p.arguments / _GIB:10.3g}'
+        f'{p.temporaries / _GIB:9.3g}{p.peak / _GIB:9.3g}{p.compute:11.3g}'
+        f'{p.transfer:10.3g}{p.flops / 1e12:11.4g}{p.compile_seconds:12.0f}'
       )
     lines += ['', 'received by each device, GiB a run:']
     for p in self.programs:
-      kinds = (f'{k} {v / _GIB:.2f}' for k, v in sorted(p.collectives.items()))
+      kinds = (f'{k} {v / _GIB:.3g}' for k, v in sorted(p.collectives.items()))
       lines.append(f'  {p.name:16s}' + (', '.join(kinds) or 'nothing'))
     lines += [
       f'{p.name}: {p.unknown_loops} loops whose trips only the data knows '
@@ -158,14 +158,14 @@ class Report:
     ]
     lines += [
       '',
-      f'memory       {self.peak / _GIB:.1f} of {self.hbm / _GIB:.0f} GiB a '
+      f'memory       {self.peak / _GIB:.3g} of {self.hbm / _GIB:.0f} GiB a '
       f'device: {"fits" if self.fits else "DOES NOT FIT"}',
       f'update       {self.utilisation:.1%} model-FLOPs utilisation',
     ]
     if self.of('decode a token'):
       lines += [
         f'decode       {self.bandwidth:.1%} of HBM bandwidth, all slots full',
-        f'step         {self.step_seconds:.1f} s with completions of '
+        f'step         {self.step_seconds:.3g} s with completions of '
         f'{self.lengths[0]} tokens on average and {self.lengths[1]} at most: '
         f'{self.tokens_per_second:.0f} tokens/s a chip',
       ]

@@ -53,7 +53,8 @@ def open_policy(cfg, devices) -> Policy:
   """The policy of a config on these devices, without its weights.
 
   Its sizes are those of the folder `init_from` where there is one, or else of
-  `launch.size`; of its tokenizer only the number of tokens matters.
+  `launch.size`, or those of a fresh model with an alphabet; of its tokenizer
+  only the number of tokens matters.
 
   Raises:
     ValueError: neither says how large the model is.
@@ -232,6 +233,8 @@ def _batch(cfg, pol, *, minibatches):
 
 
 def _model(cfg):
+  if cfg.tokenizer.alphabet:
+    return policy.fresh_model(cfg)
   try:
     return hf.read_config(cfg.init_from)
   except (OSError, ValueError):

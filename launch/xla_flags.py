@@ -22,6 +22,10 @@ TPU_FLAGS = {
   'xla_enable_async_all_gather': 'true',
   # Asynchronous permutes: the steps of a ring, of context parallelism.
   'xla_enable_async_collective_permute': 'true',
+  # Weight gradients are summed over rows, which lie on many chips. From this
+  # size of a result on (MiB), the compiler would compute them as a ring of
+  # slivers, each faster to send than to compute: never.
+  'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
   # Between slices: sums gradients over the data centre network while the
   # backward pass goes on.
   'xla_tpu_enable_data_parallel_all_reduce_opt': 'true',

@@ -34,19 +34,19 @@ def test_the_smallest_config_compiles_to_what_is_kept():
   done = subprocess.run(
     [
       sys.executable, '-m', 'launch.compile_check',
-      '--config=configs/smollm2_tpu.py',
+      '--config=configs/quickstart_tpu.py',
     ],
     cwd=REPO, env=os.environ | {'XLA_FLAGS': ''}, check=False,
     capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
-  kept = (COMPILED / 'smollm2_tpu.txt').read_text()
+  kept = (COMPILED / 'quickstart_tpu.txt').read_text()
   wanted, got = numbers(kept), numbers(done.stdout)
   assert got.keys() == wanted.keys()
   for name in wanted:
-    # Arguments, temporaries and peak in GiB, seconds, TFLOP, as printed;
+    # Arguments, temporaries and peak in GiB, seconds, TFLOP, to three digits;
     # another libtpu may schedule a little differently.
-    assert got[name] == pytest.approx(wanted[name], rel=0.02, abs=0.011), name
+    assert got[name] == pytest.approx(wanted[name], rel=0.05), name
 
 
 @pytest.mark.parametrize(

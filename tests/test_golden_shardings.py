@@ -56,14 +56,12 @@ def test_every_parameter_lies_where_it_did(name):
   assert described(name) == path.read_text()
 
 
-def test_every_config_that_names_a_topology_is_among_them():
+def test_every_config_of_a_published_size_is_among_them():
   folder = pathlib.Path(__file__).parents[1] / 'configs'
   named = {
     path.stem
     for path in folder.glob('*.py')
     if path.stem not in ('pod', '__init__')
-    and importlib.import_module(f'configs.{path.stem}')
-    .get_config()
-    .launch.topology
+    and importlib.import_module(f'configs.{path.stem}').get_config().launch.size
   }
   assert named == set(NAMES)

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from configs import smollm2_tpu
+from configs import modern
 from grpo_jax.models import families
 from launch import estimate, search
 from launch.search import Layout
@@ -17,7 +17,10 @@ SLICE = 'v5e:2x4'
 def cfg(monkeypatch):
   """64 prompts x 16 over eight devices; a decoder of 9 heads, 3 of them kv."""
   monkeypatch.setattr(estimate, 'devices_of', lambda _: jax.devices()[:8])
-  return smollm2_tpu.get_config()
+  c = modern.get_config()
+  c.launch.size = 'smollm2_135m'
+  c.updates.minibatches = 1
+  return c
 
 
 def test_meshes_come_by_what_they_send_and_those_left_out_are_told(cfg):
