@@ -13,6 +13,7 @@ from launch import summary, trials
 
 # Changed fields that are columns of the table of runs; all are in their own.
 _TITLES = 5
+_UNTOLD = (*trials.FREE, 'init_from', 'launch')
 
 
 def runs(loaded: Sequence) -> dict | None:
@@ -23,12 +24,12 @@ def runs(loaded: Sequence) -> dict | None:
   """
   specs = [_specs(run.fields) for run in loaded]
   differing = _differing(specs)
-  told = [k for k in differing if k != 'init_from'][:_TITLES]
+  told = [k for k in differing if k.split('.')[0] not in _UNTOLD][:_TITLES]
   results = [
     summary.result_of(
       trials.Trial(
         name=run.name,
-        told={trials.short(k): spec[k] for k in told if k in spec},
+        told={trials.short(k): _brief(spec[k]) for k in told if k in spec},
         flags=(),
         cfg=run.cfg,
         workdir=str(run.run.workdir),
@@ -104,6 +105,10 @@ def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:
     'columns': ['field', *(name for name, _ in columns)],
     'rows': [[n, *(_value(f.get(n, '')) for _, f in columns)] for n in names],
   }
+
+
+def _brief(value):
+  return float(f'{value:.4g}') if isinstance(value, float) else value
 
 
 def _measure(found, name):

@@ -23,6 +23,7 @@ function renderHeader() {
     (runs.length > 1 ? r.name + ': ' : '') + 'step ' + r.step + ' of ' + r.steps);
   const waiting = data.waiting.length ? ['no step yet: ' + data.waiting.join(', ')] : [];
   $('subtitle').replaceChildren([...steps, ...waiting, 'made ' + data.made].join(' · '));
+  $('subtitle').append(el('span', {id: 'hint', text: ' · drag in a chart to zoom, double-click to go back'}));
   if (data.live) $('subtitle').prepend(el('span', {id: 'live', class: 'live', text: 'live'}), ' · ');
 }
 
@@ -44,6 +45,9 @@ function renderLegend() {
     };
     return button;
   }));
+  // A heading that is jumped to is not to be under the bar.
+  const bar = getComputedStyle($('bar')).position === 'sticky' ? $('bar').offsetHeight : 0;
+  document.documentElement.style.scrollPaddingTop = bar + 'px';
 }
 
 function renderWarnings() {
