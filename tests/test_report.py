@@ -526,7 +526,10 @@ def html(tmp_path_factory):
       steps=steps,
       samples=[
         (s, [
-          sample(f'<think>wait {s}</think>{EVIL}', length=7, reward=-1.0),
+          sample(
+            f'<think>wait {s}</think><answer>{EVIL}</answer>',
+            prompt=EVIL, answer=EVIL, length=7, reward=-1.0,
+          ),
           sample('five', length=30, reward=1.0, rewards={'correct': 1.0}),
           sample('five', length=30, reward=1.0, rewards={'correct': 1.0}),
         ])
@@ -592,7 +595,10 @@ def test_the_page_renders_at_every_width_without_an_error(
 def test_script_in_a_completion_is_shown_and_not_run(page, html):
   page.errors.clear()
   page.open(html)
-  assert EVIL in shown(page)
+  # As completion, as the answer in it, and marked where it is searched for.
+  assert f'answer {EVIL}' in shown(page)
+  assert EVIL in ask(page, 'text', '<img')
+  assert page.evaluate('document.querySelector("mark").textContent') == '<img'
   assert page.evaluate('typeof window.hacked') == 'undefined'
   assert page.evaluate('document.querySelectorAll("main img").length') == 0
   # Even if it did come to stand in the page, the policy would forbid it.
