@@ -116,7 +116,7 @@ def sections(groups: Sequence) -> list[dict[str, Any]]:
 
 
 def phases(groups: Sequence) -> list[dict[str, Any]]:
-  """Where the time of a step goes: median seconds of each phase, a group."""
+  """Where the time of a step goes: mean seconds of each phase, by group."""
   found = []
   for group in groups:
     parts = {}
