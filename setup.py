@@ -14,6 +14,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['grpo_jax*', 'configs*', 'launch*']),
+  package_data={'grpo_jax': ['report_page/*']},
   install_requires=[
     'absl-py',
     'array_record',

@@ -169,20 +169,21 @@ def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
     return []
   # Through JSON, where a tuple equals a list.
   new, old = (
-    _flat(json.loads(json.dumps(c.to_dict())))
+    flat(json.loads(json.dumps(c.to_dict())))
     for c in (cfg, runs.open_run(workdir).config)
   )
   return sorted(k for k in new | old if new.get(k) != old.get(k))
 
 
-def _flat(tree, prefix=''):
-  flat = {}
+def flat(tree: dict, prefix: str = '') -> dict:
+  """{'section.field': value} of nested dicts."""
+  found = {}
   for name, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{name}.')
+      found |= flat(value, f'{prefix}{name}.')
     else:
-      flat[prefix + name] = value
-  return flat
+      found[prefix + name] = value
+  return found
 
 
 def init_from_given() -> bool:

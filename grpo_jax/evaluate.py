@@ -72,7 +72,7 @@ class Evaluation:
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     questions.need_answers(self.questions.task)
-    self.extract = text.extractor(_paid_for(cfg.rewards))
+    self.extract = text.extractor(text.paid_for(cfg.rewards))
     self.count = min(e.prompts, len(self.questions.task))
     largest = max((*e.ks, *e.votes), default=1)
     if min(e.ks, default=1) < 1:
@@ -197,16 +197,6 @@ def summarise(
     ],
   }
   return result
-
-
-def _paid_for(rewards) -> str:
-  """The extractor of the first reward that has one: strict as training is."""
-  for reward in rewards.values():
-    if reward.get('name') == 'code':
-      return 'program'
-    if 'extract' in reward:
-      return reward.extract
-  return 'tags'
 
 
 def _canonical(answer: str) -> str:

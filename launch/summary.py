@@ -55,9 +55,9 @@ def summarise(
       f'--summarise reads local folders; copy {workdir} to one (metrics.jsonl '
       'and checkpoints of each trial), and name it as --workdir'
     )
-  results = [result_of(trial) for trial in trials]
-  metric = _metric(results, metric)
-  results.sort(key=lambda r: _order(r.value(metric), lowest))
+  metric, results = rank(
+    [result_of(trial) for trial in trials], metric=metric, lowest=lowest
+  )
   path = pathlib.Path(workdir) / FILE
   path.parent.mkdir(parents=True, exist_ok=True)
   draft = path.with_name(f'{FILE}.partial')
@@ -69,9 +69,38 @@ def summarise(
   done = sum(r.finished for r in results)
   return '\n'.join((
     f'{metric} ({how}), {"lowest" if lowest else "highest"} first',
-    *_table(results, metric),
+    *_aligned(table(results, metric)),
     f'{done} of {len(results)} trials finished; all metrics are in {path}',
   ))  # fmt: skip
+
+
+def rank(
+  results: list[Result], *, metric: str | None, lowest: bool
+) -> tuple[str, list[Result]]:
+  """The metric that is ranked by, and the results, best first.
+
+  Raises:
+    ValueError: no trial has that metric.
+  """
+  metric = _metric(results, metric)
+  return metric, sorted(results, key=lambda r: _order(r.value(metric), lowest))
+
+
+def table(results: list[Result], metric: str) -> list[list[str]]:
+  """Rows for people, the first one titles: rank, metric, changed fields, ..."""
+  titles = _titles(results)
+  there = {name for r in results for name in r.final}
+  others = [name for name in SHOWN if name in there and name != metric]
+  rows = [['', metric, *titles, 'step', *others]]
+  for i, r in enumerate(results, 1):
+    told = [
+      value_text(r.trial.told[t]) if t in r.trial.told else '' for t in titles
+    ]
+    rows.append([
+      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.cfg.steps}',
+      *(_number(r.value(name)) for name in others),
+    ])  # fmt: skip
+  return rows
 
 
 def result_of(trial: Trial) -> Result:
@@ -124,19 +153,7 @@ def _titles(results):
   return list(dict.fromkeys(name for r in results for name in r.trial.told))
 
 
-def _table(results, metric):
-  titles = _titles(results)
-  there = {name for r in results for name in r.final}
-  others = [name for name in SHOWN if name in there and name != metric]
-  rows = [['', metric, *titles, 'step', *others]]
-  for i, r in enumerate(results, 1):
-    told = [
-      value_text(r.trial.told[t]) if t in r.trial.told else '' for t in titles
-    ]
-    rows.append([
-      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.cfg.steps}',
-      *(_number(r.value(name)) for name in others),
-    ])  # fmt: skip
+def _aligned(rows):
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   for row in rows:
     cells = (c.rjust(w) for c, w in zip(row, widths, strict=True))

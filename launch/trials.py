@@ -39,7 +39,7 @@ SHORT = (
 )  # fmt: skip
 MAX_NAME = 120
 # What may change between two starts of a trial: it learns the same.
-_FREE = ('steps', 'checkpoint', 'log', 'eval', 'generate', 'mesh', 'rules')
+FREE = ('steps', 'checkpoint', 'log', 'eval', 'generate', 'mesh', 'rules')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trial:
     if not self.is_local:
       return
     changed = cli.changed_fields(self.cfg, pathlib.Path(self.workdir))
-    changed = [k for k in changed if k.split('.')[0] not in _FREE]
+    changed = [k for k in changed if k.split('.')[0] not in FREE]
     if changed:
       raise ValueError(
         f'{self.workdir} was begun with other values of {", ".join(changed)}; '

@@ -27,7 +27,9 @@ LAYERS = {
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
-    'quickstart', 'run_config',
+    'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
+    'report_data', 'report_signs', 'report_tables', 'report_texts',
+    'report_warnings',
   ],
 }  # fmt: skip
 

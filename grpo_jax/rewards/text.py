@@ -130,6 +130,19 @@ def extractor(name: str):
   return EXTRACTORS[name]
 
 
+def paid_for(rewards) -> str:
+  """The extractor of the first of a config's rewards that has one.
+
+  Strict as training is.
+  """
+  for reward in rewards.values():
+    if reward.get('name') == 'code':
+      return 'program'
+    if 'extract' in reward:
+      return reward['extract']
+  return 'tags'
+
+
 def is_empty(answer: str) -> bool:
   """Whether nothing was answered; 'None' is how a failed parse prints."""
   return answer.strip().casefold() in ('', 'none')

@@ -1,0 +1,200 @@
+"""Reads workdirs into the plain dict that the page of a report shows.
+
+Runs whose configs differ in the seed alone are one group: one line and one
+colour, with a band from the lowest to the highest of its seeds.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from grpo_jax import (
+  cli,
+  metrics,
+  report_charts,
+  report_tables,
+  report_texts,
+  report_warnings,
+)  # fmt: skip
+from grpo_jax.rewards import text
+from grpo_jax.runs import open_run, Run
+
+# Of all completions in the file, which is to stay below 5 MB.
+_TEXTS = 1_800_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A run as it was when it was read."""
+
+  run: Run
+  name: str
+  cfg: ConfigDict
+  fields: dict[str, Any]  # the config, 'section.field' -> value
+  curves: dict[str, np.ndarray]  # with 'step'
+  texts: tuple[np.ndarray, dict[str, np.ndarray]]  # of report_texts.measures
+  samples: list[dict]
+
+  @property
+  def step(self) -> int:
+    steps = self.curves['step']
+    return int(steps[-1]) if steps.size else 0
+
+  def known(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps and values of a metric, or of a measure of the completions."""
+    if name in self.curves:
+      return self.curves['step'], self.curves[name]
+    steps, measures = self.texts
+    return (steps, measures[name]) if name in measures else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs that differ in the seed alone."""
+
+  name: str
+  runs: list[Loaded]
+
+
+def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
+  """Workdirs of runs: these, or the runs in them if they are a sweep's.
+
+  Raises:
+    FileNotFoundError: no such folder, or no run in it.
+    ValueError: an address instead of a folder.
+  """
+  found = []
+  for workdir in workdirs:
+    cli.refuse_address('workdir', workdir)
+    path = pathlib.Path(workdir).expanduser().resolve()
+    inside = path.glob(f'*/{cli.CONFIG}')
+    # The folder of a model has a file of that name as well.
+    trials_in = sorted(
+      p.parent for p in inside if (p.parent / metrics.METRICS).exists()
+    )
+    if (path / cli.CONFIG).exists() or not trials_in:
+      trials_in = [open_run(path).workdir]
+    found += trials_in
+  return list(dict.fromkeys(found))
+
+
+def read(
+  workdirs: Sequence[str], *, group_over: Sequence[str], waiting: bool = False
+) -> dict[str, Any]:
+  """All that a page shows.
+
+  Args:
+    workdirs: of runs or sweeps.
+    group_over: fields of the config in which runs of a group may differ.
+    waiting: whether a report without any step is one.
+
+  Raises:
+    FileNotFoundError, ValueError: see `find`; no metrics yet.
+  """
+  paths = find(workdirs)
+  names = _names(paths)
+  runs = [_load(p, n) for p, n in zip(paths, names, strict=True)]
+  begun = [run for run in runs if run.curves['step'].size]
+  if not begun and not waiting:
+    raise ValueError(
+      f'{paths[0]}: no metrics yet, the run has not come to its first step; '
+      '--live waits for it'
+    )
+  groups = _groups(begun, group_over)
+  several = len(begun) > 1
+  return {
+    'groups': [
+      {
+        'name': g.name,
+        'runs': [
+          {'name': r.name, 'step': r.step, 'steps': r.cfg.steps} for r in g.runs
+        ],
+      }
+      for g in groups
+    ],
+    'waiting': [run.name for run in runs if not run.curves['step'].size],
+    'warnings': _warnings(begun),
+    'sections': report_charts.sections(groups),
+    'phases': report_charts.phases(groups),
+    'tables': {
+      'runs': report_tables.runs(begun) if several else None,
+      'stages': report_tables.stages(report_tables.evaluations(begun)),
+      'configs': report_tables.configs(groups, group_over),
+    },
+    'words': list(report_texts.REFLECTIVE),
+    'completions': [_completions(r, len(begun)) for r in begun if r.samples],
+  }
+
+
+def _load(path, name):
+  run = open_run(path)
+  cfg = run.config
+  curves, samples = {'step': np.zeros(0, np.int64)}, []
+  # A run under way may not have come so far.
+  if (path / metrics.METRICS).exists():
+    curves = run.metrics
+  if (path / metrics.SAMPLES).exists():
+    samples = run.samples()
+  fields = cli.flat(json.loads(json.dumps(cfg.to_dict())))
+  texts = report_texts.measures(samples)
+  return Loaded(run, name, cfg, fields, curves, texts, samples)
+
+
+def _names(paths):
+  """What tells the paths apart; of one, its last two parts."""
+  if len(paths) == 1:
+    return ['/'.join(paths[0].parts[-2:])]
+  above = pathlib.Path(os.path.commonpath(paths))
+  return [
+    str(p.relative_to(above)) if p != above else p.name for p in paths
+  ]  # fmt: skip
+
+
+def _groups(runs, group_over):
+  found = {}
+  for run in runs:
+    rest = {k: v for k, v in run.fields.items() if k not in group_over}
+    found.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
+  return [Group(_group_name(g), g) for g in found.values()]
+
+
+def _group_name(runs):
+  """What the names of its runs share: 'arm=grpo' of 'arm=grpo,seed=1', ..."""
+  if len(runs) == 1:
+    return runs[0].name
+  parts = [re.split(r'[,/]', run.name) for run in runs]
+  shared = [p for p in parts[0] if all(p in other for other in parts)]
+  begin = os.path.commonprefix([run.name for run in runs])
+  begin = re.sub(r'[\W_]*(seed)?[\W_]*$', '', begin)
+  return ','.join(shared) or begin or runs[0].run.workdir.parent.name
+
+
+def _warnings(runs):
+  """Findings, and what was looked at without any; a row a check."""
+  checks = {}
+  for run in runs:
+    for found in report_warnings.findings(run.curves, run.cfg):
+      row = checks.setdefault(found['title'], {**found, 'cases': []})
+      if found['state'] == 'found':
+        row['cases'].append({'run': run.name, 'text': found['text']})
+      if found['state'] != 'unknown' and row['state'] != 'found':
+        row['state'] = found['state']
+  rows = sorted(checks.values(), key=lambda row: not row['bad'])
+  keys = ('title', 'metric', 'state', 'todo', 'bad', 'cases')
+  return [{k: row[k] for k in keys} for row in rows]
+
+
+def _completions(run, count):
+  found = report_texts.browsable(
+    run.samples,
+    extract=text.paid_for(run.cfg.rewards),
+    limit=_TEXTS // count,
+  )
+  return {'run': run.name, **found}

@@ -1,0 +1,144 @@
+"""The tables of a report: runs, evaluations, configs.
+
+Each is {'columns': titles, 'rows': lists of strings}, or None.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import re
+
+from configs import base
+from grpo_jax import cli
+from launch import summary, trials
+
+# Changed fields that are columns of the table of runs; all are in their own.
+_TITLES = 5
+_UNTOLD = (*trials.FREE, 'init_from', 'launch')
+
+
+def runs(loaded: Sequence) -> dict | None:
+  """The table of a sweep, its trials told by the fields that differ.
+
+  Args:
+    loaded: of `report_data.Loaded`.
+  """
+  specs = [_specs(run.fields) for run in loaded]
+  differing = _differing(specs)
+  told = [k for k in differing if k.split('.')[0] not in _UNTOLD][:_TITLES]
+  results = [
+    summary.result_of(
+      trials.Trial(
+        name=run.name,
+        told={trials.short(k): _brief(spec[k]) for k in told if k in spec},
+        flags=(),
+        cfg=run.cfg,
+        workdir=str(run.run.workdir),
+        module='',
+      )
+    )
+    for run, spec in zip(loaded, specs, strict=True)
+  ]
+  there = {name for result in results for name in result.final}
+  if not there & set(summary.DEFAULTS):
+    return None
+  metric, results = summary.rank(results, metric=None, lowest=False)
+  if metric == 'loss':
+    metric, results = summary.rank(results, metric=None, lowest=True)
+  titles, *rows = summary.table(results, metric)
+  rows = [
+    [rank, result.trial.name, *row]
+    for (rank, *row), result in zip(rows, results, strict=True)
+  ]
+  return {'columns': ['', 'run', *titles[1:]], 'rows': rows, 'metric': metric}
+
+
+def stages(rows: Sequence[tuple[str, Mapping]]) -> dict | None:
+  """Evaluations side by side, as R1's table of stages; None of none.
+
+  Args:
+    rows: name of the stage or run, and what `evaluate` found.
+  """
+  if not rows:
+    return None
+  names = list(dict.fromkeys(
+    name for _, found in rows for name in found
+    if re.match(r'(pass|cons)@\d+$|lenient$', name)
+  ))  # fmt: skip
+  names += ['mean_length', 'truncated', 'problems', 'samples']
+  return {
+    'columns': ['', *(name.replace('_', ' ') for name in names)],
+    'rows': [
+      [told, *(_measure(found, n) for n in names)] for told, found in rows
+    ],
+  }
+
+
+def evaluations(loaded: Sequence) -> list[tuple[str, dict]]:
+  """Names and contents of the runs' eval.json and the like."""
+  found = []
+  for run in loaded:
+    for path in sorted(run.run.workdir.glob('*eval.json')):
+      content = json.loads(path.read_text(encoding='utf-8'))
+      content = content.get('result', content)
+      if 'pass@1' in content:
+        more = '' if path.name == 'eval.json' else f' ({path.name})'
+        found.append((f'{run.name}{more}', content))
+  return found
+
+
+def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:
+  """Fields in which groups differ; of one group, from the defaults.
+
+  Args:
+    groups: of `report_data.Group`.
+    group_over: fields left out.
+  """
+  columns = [(g.name, g.runs[0].fields) for g in groups]
+  if not columns:
+    return None
+  if len(columns) == 1:
+    default = cli.flat(json.loads(json.dumps(base.get_config().to_dict())))
+    columns.insert(0, ('default', default))
+  names = _differing([fields for _, fields in columns])
+  names = [n for n in names if n not in group_over]
+  return {
+    'columns': ['field', *(name for name, _ in columns)],
+    'rows': [[n, *(_value(f.get(n, '')) for _, f in columns)] for n in names],
+  }
+
+
+def _brief(value):
+  return float(f'{value:.4g}') if isinstance(value, float) else value
+
+
+def _measure(found, name):
+  value = found.get(name)
+  if value is None:
+    return ''
+  if name == 'mean_length':
+    return f'{value:.1f}'
+  if isinstance(value, int):
+    return str(value)
+  error = found.get(f'{name}_stderr')
+  return f'{value:.1%}' + ('' if error is None else f' ± {100 * error:.1f}')
+
+
+def _specs(fields):
+  """Fields, those that select a function as one: its dict."""
+  found = {}
+  for name, value in fields.items():
+    section, _, rest = name.rpartition('.')
+    if f'{section}.name' in fields:
+      found.setdefault(section, {})[rest] = value
+    else:
+      found[name] = value
+  return found
+
+
+def _differing(fields):
+  names = dict.fromkeys(name for each in fields for name in each)
+  return [n for n in names if any(f.get(n) != fields[0].get(n) for f in fields)]
+
+
+def _value(value):
+  return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,155 @@
+"""What a report shows of the sampled completions, and counts in them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from grpo_jax.rewards import text
+
+# DeepSeek-R1 (2501.12948v2) C.2. Whole words: 'errors' is not counted.
+REFLECTIVE = (
+  'wait', 'mistake', 'however', 'but', 'retry', 'error', 'verify', 'wrong',
+  'evaluate', 'check',
+)  # fmt: skip
+_WORD = re.compile(rf'\b({"|".join(REFLECTIVE)})\b', re.IGNORECASE)
+# Characters kept of a long text: of its begin and of its end.
+_KEPT = {'prompt': (2000, 1000), 'thought': (4000, 2000), 'rest': (2000, 2000)}
+
+
+def split(completion: str) -> tuple[str, str]:
+  """The thought with its tags as they stand there, and what follows it.
+
+  Together they are the completion: a missing or doubled tag stays visible.
+  """
+  before, closed, after = completion.partition('</think>')
+  if closed:
+    return before + closed, after
+  at = completion.find('<answer>')
+  if at >= 0:
+    return completion[:at], completion[at:]
+  return (completion, '') if '<think>' in completion else ('', completion)
+
+
+def measures(
+  rows: Iterable[Mapping[str, Any]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Means of the logged completions of each step.
+
+  Completions that a teacher gave are left out.
+
+  Returns:
+    steps, and by name: 'thought/tokens' (those of the completion, by the
+    thought's share of its characters), 'reflective/each' (the ten words, a
+    completion), 'reflective/per_1000' (for 1,000 tokens of completion) and
+    'words/wait' ... of each word, a completion.
+  """
+  found = defaultdict(list)
+  for row in rows:
+    if row.get('given') or 'completion' not in row:
+      continue
+    whole = row['completion']
+    thought, tokens = text.thought(whole), row.get('length', 0)
+    words = [word.lower() for word in _WORD.findall(thought)]
+    share = len(thought) / max(len(whole), 1)
+    counts = [words.count(word) for word in REFLECTIVE]
+    found[row['step']].append((tokens, tokens * share, len(words), *counts))
+  steps = np.array(sorted(found), np.int64)
+  if not steps.size:
+    return steps, {}
+  means = np.array([np.mean(found[step], 0) for step in steps.tolist()])
+  tokens, thoughts, words, *each = means.T
+  curves = {
+    'thought/tokens': thoughts,
+    'reflective/each': words,
+    'reflective/per_1000': 1000 * words / np.maximum(tokens, 1),
+  }
+  counts = zip(REFLECTIVE, each, strict=True)
+  return steps, curves | {f'words/{w}': c for w, c in counts}
+
+
+def browsable(
+  rows: Sequence[Mapping[str, Any]], *, extract: str, limit: int
+) -> dict[str, Any]:
+  """Completions for the page, of as many steps as `limit` bytes hold.
+
+  Whole steps are kept, evenly spaced, the first and the last among them.
+
+  Args:
+    rows: of samples.jsonl.
+    extract: the name of the run's extractor of answers.
+    limit: bytes of JSON.
+
+  Returns:
+    {'rows': [...], 'steps': kept, 'logged': all that there are}.
+  """
+  by_step = defaultdict(list)
+  for row in rows:
+    if 'completion' in row:
+      by_step[row['step']].append(row)
+  steps = [
+    [_shown(row, extract) for row in by_step[step]] for step in sorted(by_step)
+  ]
+  kept = _evenly([_size(shown) for shown in steps], limit)
+  return {
+    'rows': [row for index in kept for row in steps[index]],
+    'steps': len(kept),
+    'logged': len(steps),
+  }
+
+
+def _shown(row, extract):
+  thought, rest = split(row['completion'])
+  answer = ''
+  if extract != 'program':  # that is all of the text
+    answer = text.extractor(extract)(row['completion'])
+  return {
+    'step': row['step'],
+    'prompt': _cut(row.get('prompt', ''), 'prompt'),
+    'thought': _cut(thought, 'thought'),
+    'rest': _cut(rest, 'rest'),
+    'answer': answer[:200],
+    'expected': str(row.get('answer', ''))[:200],
+    'reward': _number(row.get('reward')),
+    'parts': {k: _number(v) for k, v in row.get('rewards', {}).items()},
+    'advantage': _number(row.get('advantage')),
+    'length': row.get('length', 0),
+    'finished': bool(row.get('finished', True)),
+    'given': bool(row.get('given')),
+  }
+
+
+def _cut(whole, kind):
+  begin, end = _KEPT[kind]
+  out = len(whole) - begin - end
+  if out <= 0:
+    return whole
+  return f'{whole[:begin]}\n[... {out} characters ...]\n{whole[-end:]}'
+
+
+def _number(value):
+  # Non-finite numbers are written by name.
+  if value is None or isinstance(value, str):
+    return value
+  return float(f'{value:.4g}')
+
+
+def _size(shown):
+  """Bytes in the file, where '<' takes six."""
+  dumped = json.dumps(shown, ensure_ascii=False)
+  return len(dumped.encode('utf-8', 'replace')) + 5 * dumped.count('<')
+
+
+def _evenly(sizes, limit):
+  """Indices, as many as fit into the limit together."""
+  sizes, count = np.array(sizes), len(sizes)
+  while count:
+    index = np.linspace(0, len(sizes) - 1, count).round().astype(int)
+    total = int(sizes[index].sum())
+    if total <= limit:
+      return index.tolist()
+    count = min(count - 1, int(count * limit / total))
+  return []
