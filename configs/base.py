@@ -228,7 +228,7 @@ def get_config() -> ConfigDict:
     positions=None,  # 'context' splits completions in training
     layers=None,
     head_dim=None,
-    embed='fsdp',
+    embed=('fsdp',),
     mlp='tensor',
     heads='tensor',
     kv_heads='tensor',

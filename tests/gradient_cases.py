@@ -93,6 +93,7 @@ class Case:
       mesh=mesh,
       rules=base.get_config().rules.to_dict(),
       dtype=jnp.dtype('float32'),
+      cache_dtype=jnp.dtype('float32'),
       attention='full',
       load=None,
       files={},

@@ -71,12 +71,12 @@ def test_slices_lie_along_data():
   # As JAX may list them: not slice by slice.
   chips = [Chip(i, slice_index=i % 2) for i in range(8)]
   mesh = sharding.make_mesh(dict(data=2, fsdp=-1, tensor=2), chips)
-  assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+  assert dict(mesh.shape) == dict(data=2, fsdp=2, context=1, tensor=2)
   slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
-  assert (slices == np.arange(2)[:, None, None]).all()
+  assert (slices == np.arange(2)[:, None, None, None]).all()
   mesh = sharding.make_mesh(dict(data=4, fsdp=2, tensor=1), chips)
   slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
-  assert slices[:, 0, 0].tolist() == [0, 0, 1, 1]
+  assert slices[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
   with pytest.raises(ValueError, match='mesh.data=1 .* over 2 slices'):
     sharding.make_mesh(dict(data=1, fsdp=8, tensor=1), chips)
 

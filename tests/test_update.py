@@ -334,6 +334,7 @@ def decoder_programs(model):
     mesh=sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
     rules={},
     dtype=jnp.dtype('float32'),
+    cache_dtype=jnp.dtype('float32'),
     attention='full',
     load=None,
     files={},
