@@ -19,8 +19,9 @@ COMPILED = REPO / 'configs' / 'compiled'
 
 def numbers(table):
   """What is to stay: the rows of programs without what took how long here."""
+  programs, _, _ = table.partition('received by each device')
   rows = re.findall(
-    r'^(publish|prefill|decode a token|logprobs|update) +(.*)$', table, re.M
+    r'^(publish|prefill|decode a token|logprobs|update) +(.*)$', programs, re.M
   )
   assert len(rows) == 5, table
   return {
@@ -31,13 +32,14 @@ def numbers(table):
 def test_the_smallest_config_compiles_to_what_is_kept():
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip("no libtpu: pip install -e '.[tpu]'")
+  # Not as tests compile: without optimizations, for eight devices.
+  env = {k: v for k, v in os.environ.items() if k[:4] not in ('JAX_', 'XLA_')}
   done = subprocess.run(
     [
       sys.executable, '-m', 'launch.compile_check',
       '--config=configs/quickstart_tpu.py',
     ],
-    cwd=REPO, env=os.environ | {'XLA_FLAGS': ''}, check=False,
-    capture_output=True, text=True,
+    cwd=REPO, env=env, check=False, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   kept = (COMPILED / 'quickstart_tpu.txt').read_text()
