@@ -97,7 +97,9 @@ def serve(
     raise OSError(
       error.errno, f'port {port}: {error.strerror}; choose another --port'
     ) from None
-  signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+  # Also where a shell has started it in the background, deaf to Ctrl-C.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
   with server:
     print(
       f'http://localhost:{server.server_port} follows '
