@@ -86,8 +86,9 @@ def candidates(
       continue
     layout = Layout(data, count // (data * tensor), tensor)
     try:
-      pol = step_programs.open_policy(layout.of(cfg), devices)
-      state = step_programs.state_bytes(layout.of(cfg), pol)
+      trial = layout.of(cfg)
+      pol = step_programs.open_policy(trial, devices)
+      state = step_programs.state_bytes(trial, pol)
     except ValueError as error:
       say(f'{layout}: {error}')
       continue

@@ -193,18 +193,17 @@ def _learning(cfg, pol, learner):
   part = _batch(cfg, pol, minibatches=u.minibatches)
   count = u.epochs * u.minibatches
   if learner.critic is None:
-    # Jitted, where it is a function around a jitted one.
-    update = jax.jit(learner.policy.update, donate_argnums=0)
+    update = _whole(learner.policy.update)
     yield Program('update', update, (state, part), count, beside)
     return
   actor, critics = state.replace(critic=None), state.critic
-  update = training.policy_trainer(pol, cfg).update
+  update = _whole(training.policy_trainer(pol, cfg).update)
   beside += bytes_of(critics)
   yield Program('update', update, (actor, part), count, beside)
   part = _batch(cfg, pol, minibatches=c.minibatches)
   yield Program(
     'critic update',
-    learner.critic.update,
+    _whole(learner.critic.update),
     (critics, part),
     c.epochs * c.minibatches,
     bytes_of(whole) + bytes_of(actor),
@@ -224,7 +223,13 @@ def _sft_update(cfg, pol):
     mask=jax.ShapeDtypeStruct(shape, jnp.bool_),
   )
   batch = placed(batch, pol.rows('train').of(batch))
-  return Program('update', trainer.update, (trainer.abstract, batch), 1)
+  update = _whole(trainer.update)
+  return Program('update', update, (trainer.abstract, batch), 1)
+
+
+def _whole(update):
+  """A trainer's update, a function around a jitted one, as one program."""
+  return jax.jit(update, donate_argnums=0)
 
 
 def _batch(cfg, pol, *, minibatches):

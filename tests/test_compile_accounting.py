@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
 from grpo_jax.models import causal, families, transformer
 from grpo_jax.models import params as params_lib
@@ -229,3 +230,24 @@ def test_what_the_compiler_finds_no_room_for_is_told_with_its_bytes():
   assert found.seconds == math.inf
   with pytest.raises(ValueError, match='update: INTERNAL: something else'):
     estimate._too_large(program, 'INTERNAL: something else', seconds=3.0)
+
+
+@pytest.mark.parametrize(
+  'changes, last',
+  [
+    ({}, 'update'),
+    ({'launch.job': 'sft'}, 'update'),
+    ({}, 'critic update'),
+  ],
+)
+def test_every_program_of_a_job_can_be_lowered(changes, last):
+  cfg = tiny.get_config()
+  cfg.update_from_flattened_dict(changes)
+  if last == 'critic update':
+    cfg.algorithm.advantages = dict(name='gae')
+    cfg.algorithm.kl_in = 'reward'
+  pol = step_programs.open_policy(cfg, jax.devices()[:1])
+  found = list(step_programs.of_config(cfg, pol))
+  assert found[-1].name == last
+  for program in found:
+    program.fn.lower(*program.args)
