@@ -221,6 +221,9 @@ def get_config() -> ConfigDict:
   c.launch = dict(job='train', topology='', size='')
 
   # Devices. One mesh axis may be -1: all that remain.
+  # On CPU, devices that the cores are divided into: XLA uses few of them for
+  # one (LOG.md). XLA_FLAGS and JAX_NUM_CPU_DEVICES come first.
+  c.cpu_devices = 1
   c.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
   common = dict(
     prompts=('data', 'fsdp'),

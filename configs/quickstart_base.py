@@ -41,5 +41,7 @@ def get_config():
   c.updates.update(
     microbatches=2, remat='dots', logits_chunk=24, length_multiple=8
   )
+  c.cpu_devices = 2
+  c.mesh.update(data=-1, fsdp=1)
   c.checkpoint.update(every=500, keep_last=1, keep_best=0)
   return c

@@ -11,7 +11,7 @@ from configs import quickstart
 def get_config():
   c = quickstart.get_config()
   c.launch.topology = 'v5e:2x2'
-  c.mesh.fsdp = 4
+  c.mesh.update(data=1, fsdp=4)
   c.sample.trunk_multiple = 128
   c.updates.microbatches = 1
   return c

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
 import pathlib
-import runpy
 import signal
 import sys
 import traceback
@@ -18,13 +18,10 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from configs import base
-from grpo_jax import errors, hosts, runs
+from grpo_jax import arguments, errors, hosts, runs
 
 CONFIG = 'config.json'
-# A config file that reads a run's config.json.
 _PACKAGE = pathlib.Path(__file__).parent
-_FROM_RUN = _PACKAGE / 'run_config.py'
 
 _config = config_flags.DEFINE_config_file(
   'config', None, "Experiment: a file of configs/. Default: the workdir's."
@@ -63,7 +60,7 @@ def main(job: Callable[[ConfigDict, pathlib.Path | None], None]) -> None:
     with hosts.leaving_at_once():
       sys.exit(_run(job))
 
-  app.run(run, flags_parser=_parse)
+  app.run(run, flags_parser=functools.partial(arguments.parse, fail=_fail))
 
 
 def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
@@ -123,6 +120,20 @@ def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
     # Emptied, not removed: two processes could lock two files of that name.
     held.callback(file.truncate, 0)
     return held.pop_all()
+
+
+def divide_cpu(devices: int) -> None:
+  """Makes so many devices of the CPU, before any is used.
+
+  Args:
+    devices: at least 1; what the environment says comes first.
+  """
+  if devices < 1:
+    raise ValueError(f'cpu_devices={devices} must be at least 1')
+  flag = 'host_platform_device_count'
+  said = flag in os.environ.get('XLA_FLAGS', '')
+  if not said and 'JAX_NUM_CPU_DEVICES' not in os.environ:
+    jax.config.update('jax_num_cpu_devices', devices)
 
 
 @contextlib.contextmanager
@@ -192,18 +203,6 @@ def init_from_given() -> bool:
   return bool({'init_from', 'config.init_from'} & set(given))
 
 
-def _parse(argv):
-  try:
-    argv = _with_config(argv)
-    return flags.FLAGS(argv)
-  except (AttributeError, KeyError) as error:
-    _fail(_unknown_field(argv, error))
-  except SyntaxError as error:
-    _fail(ValueError(f'{error.filename}:{error.lineno}: {error.msg}'))
-  except (flags.Error, TypeError, ValueError, OSError) as error:
-    _fail(_in_config_file(argv, error))
-
-
 def _run(job):
   absl_logging.set_verbosity(absl_logging.WARNING)
   logging.getLogger().setLevel(logging.WARNING)
@@ -217,6 +216,7 @@ def _run(job):
     workdir = _workdir.value
     refuse_address('workdir', workdir)
     refuse_address('init_from', cfg.init_from)
+    divide_cpu(cfg.cpu_devices)
     hosts.start(distributed=_distributed.value)
     with hosts.doing(pathlib.Path(sys.argv[0]).stem):
       job(cfg, None if workdir is None else pathlib.Path(workdir))
@@ -228,93 +228,6 @@ def _run(job):
   except (ValueError, OSError, FloatingPointError, ImportError) as error:
     _fail(error)
   return 0
-
-
-def _with_config(argv):
-  """Without --config: that of the run in --workdir, or else the base.
-
-  Given as a flag, so that single fields of it can be overridden.
-  """
-  names = _positions(argv)
-  if 'config' in names:
-    file = _value(argv, names['config']).partition(':')[0]
-    if not pathlib.Path(file).is_file():
-      raise FileNotFoundError(
-        f'--config={file}: no such file; those that come with it are in configs'
-      )
-    return argv
-  default = base.__file__
-  if 'workdir' in names:
-    workdir = _value(argv, names['workdir'])
-    if (pathlib.Path(workdir) / CONFIG).exists():
-      default = f'{_FROM_RUN}:{workdir}'
-  return [argv[0], f'--config={default}', *argv[1:]]
-
-
-def _positions(argv):
-  """Name of a flag -> where it stands."""
-  return {arg.split('=')[0].lstrip('-'): i for i, arg in enumerate(argv)}
-
-
-def _value(argv, position):
-  """Of `--flag=value` or `--flag value`."""
-  following = argv[position + 1 : position + 2]
-  return argv[position].partition('=')[2] or ''.join(following)
-
-
-def _in_config_file(argv, error):
-  """What the config file raised, where ml_collections quotes its traceback."""
-  wrapped = error
-  while not str(wrapped).startswith('Error whilst parsing config file'):
-    wrapped = wrapped.__context__
-    if wrapped is None:
-      return error
-  cause = wrapped.__context__
-  file = _value(argv, _positions(argv)['config']).partition(':')[0]
-  if file == str(_FROM_RUN):
-    return cause  # names the run's file
-  lines = _lines_of(file, cause)
-  return ValueError(f'{":".join((file, *lines[-1:]))}: {cause}')
-
-
-def _lines_of(file, error):
-  """Where the error has passed through this file, outermost first."""
-  path = pathlib.Path(file).resolve()
-  frames = traceback.extract_tb(error.__traceback__)
-  return [
-    str(f.lineno) for f in frames if pathlib.Path(f.filename).resolve() == path
-  ]
-
-
-def _unknown_field(argv, error):
-  """What ml_collections raises for a field it does not know, in full."""
-  # It raises AttributeError(KeyError('name, then a suggestion')).
-  cause = error.args[0] if isinstance(error.args[0], KeyError) else error
-  text, _, suggestion = str(cause.args[0]).partition('\n')
-  names = _positions(argv)
-  file, _, argument = _value(argv, names['config']).partition(':')
-  lines = _lines_of(file, error)
-  if lines:
-    told = text if cause is error else f'no {text}. {suggestion}'
-    return ValueError(f'{file}:{lines[0]}: {told}')
-  get_config = runpy.run_path(file).get('get_config')
-  if get_config is None:
-    return ValueError(f'{file}: no function get_config')
-  cfg = get_config(*([argument] if argument else []))
-  for name in names:
-    fields = name.split('.')
-    if fields.pop(0) != 'config':
-      continue
-    at, where = cfg, 'config'
-    for field in fields:
-      valid = list(at) if isinstance(at, ConfigDict) else []
-      if field not in valid:
-        told = f'It has: {", ".join(valid)}' if valid else 'It is a value.'
-        return ValueError(
-          ' '.join((f'{where} has no field {field!r}.', suggestion, told))
-        )
-      at, where = at[field], f'{where}.{field}'
-  return error
 
 
 def _fail(error):

@@ -59,11 +59,13 @@ def value(hidden: Array, head: Array) -> Array:
 
 def _apart(policy: Policy, cfg) -> Learner:
   """A critic that starts as a copy of the policy's body."""
-  hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
   c = cfg.critic
 
-  def scoring(params, batch):
-    return (value(hidden(params['body'], batch), params['value_head']),)
+  def scoring_of(policy):
+    hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
+    return lambda params, batch: (
+      value(hidden(params['body'], batch), params['value_head']),
+    )
 
   head = declare(policy)
   critic = trainer(
@@ -71,14 +73,14 @@ def _apart(policy: Policy, cfg) -> Learner:
     cfg,
     objective=functools.partial(objectives.value, clip=c.clip),
     weigh=losses.token_mean,
-    scoring=scoring,
+    scoring=scoring_of,
     updates=cfg.steps * c.epochs * c.minibatches,
     declared={'body': policy.declared, 'value_head': head},
     learning_rate=c.learning_rate,
     microbatches=c.microbatches,
   )
   actor = training.policy_trainer(policy, cfg)
-  values = training.rescore(policy, cfg, scoring)
+  values = training.rescore(policy, cfg, scoring_of(policy))
   copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
   def init(params):
@@ -109,14 +111,19 @@ def _apart(policy: Policy, cfg) -> Learner:
 
 def _shared(policy: Policy, cfg) -> Learner:
   """A head on the policy's own body, trained by one joint loss."""
-  hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
-  scores = programs.head_scores(policy, **training.head_numbers(cfg))
 
-  def scoring(params, batch):
-    states = hidden(params['policy'], batch)
-    found = scores(params['policy'], states, batch)
-    return *found, value(states, params['value_head'])
+  def scoring_of(policy):
+    hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
+    scores = programs.head_scores(policy, **training.head_numbers(cfg))
 
+    def scoring(params, batch):
+      states = hidden(params['policy'], batch)
+      found = scores(params['policy'], states, batch)
+      return *found, value(states, params['value_head'])
+
+    return scoring
+
+  scoring = scoring_of(policy)
   head = declare(policy)
   joint = training.policy_trainer(
     policy,
@@ -127,7 +134,7 @@ def _shared(policy: Policy, cfg) -> Learner:
       value_loss=functools.partial(objectives.value, clip=cfg.critic.clip),
       value_coef=cfg.critic.coef,
     ),
-    scoring=scoring,
+    scoring=scoring_of,
     declared={'policy': policy.declared, 'value_head': head},
   )
   values = training.rescore(

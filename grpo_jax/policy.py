@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from grpo_jax import checkpoints, config, sharding
+from grpo_jax import checkpoints, config, replicas, sharding
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
@@ -68,6 +68,11 @@ class Policy:
         axes += sharding.axes_of(named['samples'])
         rules[name] = named | {'prompts': axes, 'samples': None}
     return dataclasses.replace(self, rules=rules)
+
+  def replica(self) -> 'Policy':
+    """One of `replicas.of` these: rows are not split over the others."""
+    train = replicas.of_one(self.rules['train'])
+    return dataclasses.replace(self, rules=dict(self.rules) | {'train': train})
 
   def params(self) -> PyTree:
     """The parameters it starts from, in fp32, by the training rules."""

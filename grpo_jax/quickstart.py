@@ -32,6 +32,7 @@ def run(_, workdir: pathlib.Path | None) -> None:
   reinforce.init_from = str(base_folder)
   if _reward.value == 'random':
     reinforce.rewards = dict(random=dict(name='random', weight=1.0))
+  cli.divide_cpu(pretrain.cpu_devices)
   _refuse_another(pretrain, base_folder)
   _refuse_another(reinforce, rl_folder)
 

@@ -10,7 +10,7 @@ import functools
 import jax
 import optax
 
-from grpo_jax import offload, optimizer, sharding, update
+from grpo_jax import offload, optimizer, replicas, sharding, update
 from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Batch, PyTree, TrainState
@@ -46,7 +46,8 @@ def trainer(
   Args:
     policy: what is trained.
     cfg: reads cfg.optimizer and cfg.updates.
-    objective, weigh, scoring: as `update.update` takes them.
+    objective, weigh: as `update.update` takes them.
+    scoring: policy -> the `score` that it takes, on the rows of that policy.
     updates: optimizer updates in the whole run, for the schedule.
     reference: keep a copy of the first parameters as reference.
     declared: the parameters, as `Param` leaves; the policy's if None.
@@ -76,9 +77,10 @@ def trainer(
   init = functools.partial(update.init_state, tx=tx, reference=reference)
   offloaded = cfg.updates.offload
   abstract = sharding.placed(jax.eval_shape(init, shapes), state_shardings)
+  copies = replicas.of(declared, policy.mesh, policy.rules['train'])
   one_update = functools.partial(
     update.update,
-    score=scoring,
+    score=scoring(policy if copies is None else policy.replica()),
     objective=objective,
     weigh=weigh,
     tx=tx,
@@ -86,6 +88,7 @@ def trainer(
       cfg.updates.microbatches if microbatches is None else microbatches,
       cfg.updates.group_microbatches,
     ),
+    replicas=copies,
   )
   start = jax.jit(init, out_shardings=state_shardings)
   program = jax.jit(

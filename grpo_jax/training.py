@@ -58,7 +58,7 @@ def policy_trainer(policy: Policy, cfg, **changed) -> Trainer:
   given = dict(
     objective=policy_objective(cfg),
     weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
-    scoring=score_of(policy, cfg),
+    scoring=functools.partial(score_of, cfg=cfg),
     updates=policy_updates(cfg),
     reference=cfg.algorithm.kl_coef > 0,
   )
@@ -73,8 +73,8 @@ def sft_trainer(policy: Policy, cfg) -> Trainer:
     objective=objectives.supervised,
     weigh=losses.token_mean,
     # Temperature 1: the likelihood itself.
-    scoring=programs.score(
-      policy,
+    scoring=functools.partial(
+      programs.score,
       temperature=1.0,
       remat=cfg.updates.remat,
       logits_chunk=cfg.updates.logits_chunk,

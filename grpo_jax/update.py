@@ -6,11 +6,14 @@ depend on the split.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from grpo_jax import replicas as replicas_lib
+from grpo_jax.replicas import Replicas
 from grpo_jax.structs import Array, Batch, has_samples, PyTree, TrainState
 
 
@@ -43,6 +46,7 @@ def update(
   weigh: Callable,
   tx: optax.GradientTransformation,
   parts: tuple[int, int],
+  replicas: Replicas | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """Applies one optimizer update, or none if anything is not finite.
 
@@ -56,6 +60,7 @@ def update(
     weigh: mask -> weights [Q G C]; see `losses.token_mean`.
     tx: the optimizer.
     parts: how many Q and G are split into, one microbatch each.
+    replicas: copies of the parameters that each sum gradients by themselves.
 
   Returns:
     The new state, and scalars: 'loss', 'grad_norm', 'nonfinite' (1.0 when the
@@ -71,6 +76,7 @@ def update(
     score=score,
     objective=objective,
     parts=parts,
+    replicas=replicas,
   )
   norm = optax.global_norm(grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -102,6 +108,7 @@ def accumulate(
   score: Callable,
   objective: Callable,
   parts: tuple[int, int],
+  replicas: Replicas | None = None,
 ) -> tuple[PyTree, Array, dict[str, Array], dict[str, Array]]:
   """Gradient, loss, sums over counted tokens, and maxima of 'logprob_gap'."""
 
@@ -115,9 +122,28 @@ def accumulate(
     return loss, (sums, tops)
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  part_of = functools.partial(split, parts=parts)
+  whole = (batch, weights)
+  if replicas is not None:
+    by_replica = dict(spmd_axis_name=replicas_lib.AXIS)
+    grad_fn = jax.vmap(grad_fn, in_axes=(None, 0, 0), **by_replica)
+    part_of = jax.vmap(part_of, out_axes=1, **by_replica)
+    whole = replicas.apart(whole)
+
+  def together(grads, loss, sums, tops):
+    if replicas is None:
+      return grads, loss, sums, tops
+    add = functools.partial(jax.tree.map, lambda x: x.sum(0))
+    return (
+      add(grads),
+      add(loss),
+      add(sums),
+      {k: v.max() for k, v in tops.items()},
+    )
+
   if parts == (1, 1):
-    (loss, (sums, tops)), grads = grad_fn(params, batch, weights)
-    return grads, loss, sums, tops
+    (loss, (sums, tops)), grads = grad_fn(params, *whole)
+    return together(grads, loss, sums, tops)
 
   def body(carry, xs):
     (loss, (sums, tops)), grads = grad_fn(params, *xs)
@@ -125,7 +151,7 @@ def accumulate(
     added = jax.tree.map(jnp.add, old_added, (grads, loss, sums))
     return (added, jax.tree.map(jnp.maximum, old_tops, tops)), None
 
-  xs = split((batch, weights), parts=parts)
+  xs = part_of(whole)
   first = jax.tree.map(lambda x: x[0], xs)
   shapes = jax.eval_shape(grad_fn, params, *first)
   (loss, (sums, tops)), grads = jax.tree.map(
@@ -133,7 +159,7 @@ def accumulate(
   )
   carry, _ = jax.lax.scan(body, ((grads, loss, sums), tops), xs)
   (grads, loss, sums), tops = carry
-  return grads, loss, sums, tops
+  return together(grads, loss, sums, tops)
 
 
 def split(tree: PyTree, *, parts: tuple[int, int]) -> PyTree:

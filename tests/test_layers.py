@@ -16,8 +16,8 @@ LAYERS = {
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
-    'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
-    'event_files',
+    'measures', 'offload', 'replicas', 'scaling_law', 'checkpoint_items',
+    'errors', 'event_files',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
@@ -26,10 +26,10 @@ LAYERS = {
   3: ['sampling', 'rollout', 'runs'],
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
-    'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
-    'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
-    'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'answers', 'loop', 'arguments', 'cli', 'train', 'sft', 'generate',
+    'evaluate', 'export', 'quickstart', 'run_config', 'report',
+    'report_charts', 'report_curves', 'report_data', 'report_signs',
+    'report_tables', 'report_texts', 'report_warnings',
   ],
 }  # fmt: skip
 
