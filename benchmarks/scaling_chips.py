@@ -12,8 +12,8 @@ What is counted, and how:
              recomputes, and the fp32 gradients' reduction, a microbatch
   tensor     sums of bf16 activations over `tensor`: two a layer forward, two
              backward and two in recomputing
-  slices     fp32 gradients over the data center network, a microbatch: partial
-             sums are of all slices, as `update.accumulate` adds them up
+  slices     fp32 gradients over the data center network, once an update: each
+             slice adds up its own over microbatches (`replicas`)
   state      fp32 parameters, two moments and the reference
 Left out: activations, padding of trunks, prompts in caches, latencies.
 """
@@ -108,7 +108,7 @@ def step(
   shard = whole / on.tensor * (1 - 1 / on.fsdp)
   gathered = work.minibatches * parts * shard * (2 * _BF16 + _FP32)
   reduced = 2 * (1 - 1 / on.slices) * _FP32 * whole / (on.fsdp * on.tensor)
-  reduced *= CHIPS_A_HOST * work.minibatches * parts
+  reduced *= CHIPS_A_HOST * work.minibatches
   # Forward alone it is a third, of the reference.
   of_a_row = model.num_layers * model.embed_dim * work.longest * _BF16
   summed = 6 * 2 * (1 - 1 / on.tensor) * of_a_row
