@@ -17,11 +17,11 @@ LAYERS = {
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
-    'event_files',
+    'event_files', 'preference_losses',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
-    'checkpoints', 'tasks.*',
+    'checkpoints', 'tasks.*', 'preferences',
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [
@@ -29,7 +29,8 @@ LAYERS = {
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'report_warnings', 'scorer', 'batched_rewards', 'judging', 'reward_model',
+    'pairs',
   ],
 }  # fmt: skip
 
