@@ -12,7 +12,6 @@ from collections.abc import Callable
 import math
 
 import jax
-import jax.numpy as jnp
 
 from grpo_jax import config, scorer
 
@@ -53,10 +52,10 @@ def reward_model(
   model = scorer.open_scorer(cfg, path, part=part)
   model.reader.response_ids('')  # An unknown part is told here.
   mean = model.facts['held_out']['score_mean']
-  at = jnp.float32(mean if reference == 'mean' else 0.0)
-  if number:
-    at = jnp.float32(reference)
-  bounded = jax.jit(lambda scores, base: jax.nn.sigmoid(scores - base))
+  # A constant of the program: nothing to send, nor to place.
+  at = float(reference) if number else mean
+  bounded = jax.jit(lambda found: jax.nn.sigmoid(found - at))
+  against = jax.jit(lambda found, own: jax.nn.sigmoid(found - own))
 
   def scores(completions, examples):
     asked = [None if e is None else e.prompt for e in examples]
@@ -64,8 +63,8 @@ def reward_model(
     if shape == 'none':
       return found
     if reference != 'completion':
-      return bounded(found, at)
+      return bounded(found)
     own = [[None if e is None else e.completion] for e in examples]
-    return bounded(found, model(asked, own))
+    return against(found, model(asked, own))
 
   return scores

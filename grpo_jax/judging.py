@@ -79,7 +79,8 @@ class Judge:
       examples,
       fns={k: self.rules[k] for k in begun if k in self.rules},
     )
-    found |= hosts.everywhere(scores, what='scores of reward models')
+    if scores:
+      found |= hosts.everywhere(scores, what='scores of reward models')
     found = {k: found[k] for k in begun}
     return rewards.combine(
       found,

@@ -252,7 +252,7 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   file = pathlib.Path(path) / FILE
   if not file.is_file():
     raise ValueError(
-      f'{path} holds no trained reward model (no {FILE}); train one with '
+      f'{str(path)!r} holds no trained reward model (no {FILE}); train one with '
       f'python -m grpo_jax.reward_model --workdir={path}'
     )
   facts = json.loads(file.read_text(encoding='utf-8'))
