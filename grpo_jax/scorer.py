@@ -266,7 +266,7 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   u = cfg.updates
   return Scorer(
     pol,
-    _cast(params, pol.dtype),
+    _cast(params, pol.dtype, where['body']['layers']),
     Reader(pol.tokenizer, facts['prompt'], part or facts['part']),
     facts,
     parts=(u.minibatches * u.microbatches, u.group_microbatches),
@@ -274,11 +274,14 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   )
 
 
-def _cast(params, dtype):
+def _cast(params, dtype, shardings):
   """Layers in the dtype of their products; they have no gradient here."""
-  cast = jax.jit(lambda layers: jax.tree.map(lambda x: x.astype(dtype), layers))
-  body = params['body'] | {'layers': cast(params['body']['layers'])}
-  return params | {'body': body}
+
+  def fn(layers):
+    return jax.tree.map(lambda x: x.astype(dtype), layers)
+
+  layers = jax.jit(fn, out_shardings=shardings)(params['body']['layers'])
+  return params | {'body': params['body'] | {'layers': layers}}
 
 
 def _width(tokens: int, multiple: int) -> int:

@@ -46,7 +46,8 @@ def scored(values, wanted, factors=None):
   spread = np.full(shape, 9.0, np.float32)
   spread[:, :, 1] = values
   batch = Batch(
-    trunk=None, trunk_mask=None, inputs=None, targets=None, mask=mask,
+    trunk=None, trunk_mask=None, inputs=None, targets=None,
+    mask=jnp.array(mask),
     returns=np.where(mask, wanted[:, :, None], np.float32(0)),
     factors=None if factors is None
     else np.broadcast_to(np.array(factors)[:, None, None], shape),
