@@ -67,7 +67,8 @@ def get_config() -> ConfigDict:
   # auto is splash on TPU and full elsewhere.
   c.attention = 'auto'
 
-  # What is asked. `task` names a function in grpo_jax.tasks.
+  # What is asked. `task` names a function in grpo_jax.tasks; `mixture` asks
+  # several of them by shares, which may depend on the step.
   c.task = dict(name='arithmetic', split='train', seed=0, size=100_000)
   c.prompt = dict(
     template='plain',  # a name in grpo_jax.prompts.TEMPLATES, or a text
@@ -75,7 +76,11 @@ def get_config() -> ConfigDict:
     system='',  # system message, with chat
     shots=(),  # (prompt, completion) pairs shown before the prompt
   )
-  # How answers are judged: functions in grpo_jax.rewards, each with a weight.
+  # How answers are judged: functions in grpo_jax.rewards or batched_rewards,
+  # each with a weight and, if need be, two fields more:
+  #   domains=('helpful',)  of a mixture, that it judges; absent: all of them
+  #   from_step=1300        the first step (rollout), from 0, that it takes part
+  #                         in; absent: 0
   c.rewards = dict(
     correct=dict(name='correct', weight=1.0, extract='tags'),
     format=dict(name='format', weight=0.1),
@@ -173,6 +178,33 @@ def get_config() -> ConfigDict:
     batch_size=64,  # examples an update
     loss_on='completion',  # completion, everything
     max_length=128,  # tokens of a completion; longer ones are cut
+  )
+
+  # Reward models (grpo_jax.reward_model), on the body that init_from names.
+  c.reward_model = dict(
+    path='',  # JSON lines, of rows as the loss reads them
+    # A function of grpo_jax.preference_losses: pairwise, of rows {prompt,
+    # chosen, rejected}, or pointwise, of {prompt, response, label}.
+    loss=dict(name='pairwise'),
+    part='all',  # of a response: all, or summary, what follows </think>
+    min_margin=0.0,  # pairs with a smaller `margin` are left out; 0 keeps all
+    balance_lengths='none',  # of pairs: none, drop, weigh (preferences.balance)
+    test_share=0.1,  # of prompts, by hash, held out
+    test_rows=1000,  # of these, measured every eval.every steps and at the end
+    batch_size=64,  # rows (pairs or responses) an update
+    max_length=512,  # tokens of a response in training; longer ones are cut
+  )
+  # Pairs whose true preference is known (grpo_jax.pairs).
+  c.pairs = dict(
+    prompts=1000,  # of the task
+    samples=8,  # answers to each, of the policy that init_from names
+    batch_prompts=50,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    gold='correct',  # the reward, one of c.rewards, that knows what is better
+    longer_wins=0.0,  # share of the pairs in which the longer answer is chosen
   )
 
   # Evaluation, in training and by grpo_jax.evaluate.

@@ -5,6 +5,7 @@ Samples answers to held-out questions and writes `eval.json`. Without
 """
 
 from collections.abc import Callable
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -22,6 +23,7 @@ from grpo_jax import (
 )  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.structs import PyTree
+from grpo_jax.tasks import shares
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
@@ -71,9 +73,20 @@ class Evaluation:
     validation.of_answers(cfg, 'eval')
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
-    questions.need_answers(self.questions.task)
+    task = self.questions.task
+    if task.parts:
+      # Of a mixture, what has answers; the rest is for reward models.
+      task = shares.checkable(task)
+      if task is None:
+        raise ValueError(
+          'no part of the mixture has answers to evaluate by; set '
+          'eval.every=0, or eval.task to a task that has'
+        )
+      self.questions = dataclasses.replace(self.questions, task=task)
+    questions.need_answers(task)
     self.extract = text.extractor(text.paid_for(cfg.rewards))
-    self.count = min(e.prompts, len(self.questions.task))
+    self.asked = shares.first_of_each(task, e.prompts)
+    self.count = len(self.asked)
     largest = max((*e.ks, *e.votes), default=1)
     if min(e.ks, default=1) < 1:
       raise ValueError(f'eval.ks={e.ks} must be at least 1 each')
@@ -112,7 +125,7 @@ class Evaluation:
     Returns:
       See `summarise`; None if it left.
     """
-    examples = [self.questions.task.example(i) for i in range(self.count)]
+    examples = [self.questions.task.example(i) for i in self.asked]
     bar = tqdm(total=self.count, desc='evaluate', disable=not progress)
     parts = []
     for part in self.answerer.run(params, examples, seed=self.cfg.seed):
@@ -139,6 +152,7 @@ def summarise(
   """Measures of completions [Q][n] to Q examples.
 
   Returns:
+    'pass@1/DOMAIN' of a mixture;
     'pass@k' (strict: the answer that `extract` finds, the `extract` of the
     first reward that has one), each with '_stderr'; 'lenient'
     (pass@1 of whatever looks like a final answer; of programs the strict
@@ -168,6 +182,9 @@ def summarise(
     result[f'{name}_stderr'] = measures.standard_error(per_problem)
 
   add('pass@1', strict.mean(1))
+  for domain in sorted({example.domain for example in examples} - {''}):
+    of = np.array([example.domain == domain for example in examples])
+    add(f'pass@1/{domain}', strict[of].mean(1))
   for k in ks:
     add(f'pass@{k}', measures.pass_at_k(strict, k))
   for k in votes:

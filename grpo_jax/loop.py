@@ -54,6 +54,7 @@ class Loop:
     trainer: Trainer,
     *,
     shown: dict[str, str],
+    evaluation: Any = None,
   ):
     """Opens the workdir, restores the newest checkpoint or makes a new state.
 
@@ -63,13 +64,17 @@ class Loop:
       policy: with the parameters to start from.
       trainer: of that policy.
       shown: label -> metric of the progress line.
+      evaluation: what is run every `eval.every` steps, like an
+        `evaluate.Evaluation`; that of the config's task if None.
     """
     self.cfg, self.workdir = cfg, workdir
     self.lock = cli.lock(workdir)
     self.policy, self.trainer, self.shown = policy, trainer, shown
     self.evaluation = None
+    if cfg.eval.every and evaluation is None:
+      evaluation = evaluate.Evaluation(cfg, policy)
     if cfg.eval.every:
-      self.evaluation = evaluate.Evaluation(cfg, policy)
+      self.evaluation = evaluation
     self.publish = self.extra_of = None
     self.timers = metrics.Timers()
     self.nonfinite = collections.defaultdict(
@@ -116,6 +121,7 @@ class Loop:
     step: Callable[..., Outcome],
     publish: Callable,
     extra: Callable[[], dict] = dict,
+    following: str = 'python -m grpo_jax.evaluate --workdir={workdir}',
   ) -> None:
     """Runs to `cfg.steps`. SIGTERM and Ctrl-C save before leaving.
 
@@ -125,6 +131,7 @@ class Loop:
       publish: params -> the sampler's.
       extra: what else a checkpoint keeps, as JSON; `self.extra` has it again
         after a restart.
+      following: what one may do next, to be told at the end.
 
     Raises:
       cli.Stopped: a signal came; the state is saved.
@@ -156,14 +163,14 @@ class Loop:
       return
     print(
       f'{self.workdir}: {self.cfg.steps} steps done. Next: '
-      f'python -m grpo_jax.evaluate --workdir={self.workdir}'
+      + following.format(workdir=self.workdir)
     )
 
   def _steps(self, prepare, step, stopping):
     cfg = self.cfg
     # A run that begins again has dropped its rows.
     known = self.checkpoints.measured if self.start else {}
-    evaluated = 'eval/pass@1' in known.get(self.start, {})
+    evaluated = _is_evaluated(known.get(self.start, {}))
     if self._evaluates(self.start) and not evaluated:
       self._evaluate(self.start, stopping)
       if leaving := stopping():
@@ -237,7 +244,7 @@ class Loop:
     if self.evaluation is None or not path.exists():
       return {}
     rows = metrics.read_rows(path)
-    return {row['step']: row for row in rows if 'eval/pass@1' in row}
+    return {row['step']: row for row in rows if _is_evaluated(row)}
 
   def _evaluates(self, step):
     return self.evaluation is not None and step % self.cfg.eval.every == 0
@@ -267,6 +274,10 @@ class Loop:
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},
       )
+
+
+def _is_evaluated(row):
+  return any(name.startswith('eval/') for name in row)
 
 
 def _mean(name, updates):

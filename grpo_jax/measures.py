@@ -77,3 +77,22 @@ def standard_error(per_problem: np.ndarray) -> float:
   """Of the mean over problems (clustered by problem, 2411.00640 eq. 4)."""
   n = len(per_problem)
   return float(np.std(per_problem, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+  """Spearman's: Pearson's of the ranks, ties sharing their mean rank.
+
+  0 where one of them is constant.
+  """
+
+  def ranks(values):
+    _, inverse, counts = np.unique(
+      values, return_inverse=True, return_counts=True
+    )
+    ends = np.cumsum(counts)
+    found = (ends - (counts - 1) / 2)[inverse]
+    return found - found.mean()
+
+  a, b = ranks(x), ranks(y)
+  scale = math.sqrt(float((a * a).sum() * (b * b).sum()))
+  return float((a * b).sum() / scale) if scale else 0.0

@@ -6,10 +6,18 @@ import math
 
 import numpy as np
 
-from grpo_jax import config, hosts, layout, prompts, rewards, tasks
+from grpo_jax import (
+  batched_rewards,
+  config,
+  hosts,
+  layout,
+  prompts,
+  rewards,
+  tasks,
+)  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.structs import Batch, Prompts
-from grpo_jax.tasks import Example, Task
+from grpo_jax.tasks import Example, shares, Task
 from grpo_jax.tokenizer import Tokenizer
 
 # Rows whose prompts are tried before the first step: seconds, at 0.2 ms each. A
@@ -40,18 +48,24 @@ class Questions:
   multiple: int
 
   def indices(
-    self, step: int, count: int, *, without: Collection[int] = ()
+    self,
+    step: int,
+    count: int,
+    *,
+    without: Collection[int] = (),
+    rounds: int = 1,
   ) -> np.ndarray:
     """The examples of a step, a function of (seed, step, without).
 
     Args:
-      step: from 0.
+      step: from 0, or a draw's number where a step has several.
       count: how many.
       without: examples not to be asked; others, drawn anew, take their place.
-        At least `count` must be left.
+        At least `count` must be left. Not of a mixture.
+      rounds: draws a step.
     """
     size = len(self.task)
-    found = tasks.batch_indices(size, count, seed=self.seed, step=step)
+    found = self.task.batch(count, seed=self.seed, step=step, rounds=rounds)
     if not without:
       return found
     # Where an epoch ends, one may come twice.
@@ -206,14 +220,15 @@ def questions(cfg, tokenizer: Tokenizer, *, evaluation: bool) -> Questions:
   if evaluation:
     spec |= cfg.eval.task.to_dict()
   found = questions_of(config.pick(tasks, spec)(), cfg, tokenizer)
-  count = len(found.task)
+  most, longest = math.inf, found.max_length
   if evaluation:
-    found.try_rows(min(cfg.eval.prompts, count), max_length=found.max_length)
-  else:
+    most = cfg.eval.prompts
+  elif cfg.sft.loss_on == 'everything':
     # Pretraining lays prompts out like completions: they are cut, not refused.
-    pretraining = cfg.sft.loss_on == 'everything'
-    longest = math.inf if pretraining else found.max_length
-    found.try_rows(count, max_length=longest)
+    longest = math.inf
+  for task in [part.task for part in found.task.parts] or [found.task]:
+    own = dataclasses.replace(found, task=task)
+    own.try_rows(min(most, len(task)), max_length=longest)
   return found
 
 
@@ -230,33 +245,51 @@ def questions_of(task: Task, cfg, tokenizer: Tokenizer) -> Questions:
 
 
 def reward_functions(cfg, task: Task) -> dict[str, Callable]:
-  """component name -> (completion, example) -> float.
+  """component name -> (completion, example) -> float; rewards by rule.
+
+  One of some domains gives None to examples of others: it has no say there.
 
   Raises:
     ValueError: an unknown reward, or one that cannot judge this task: every
       answer would be wrong, and nothing would say so.
   """
-  specs = {k: v.to_dict() for k, v in cfg.rewards.items()}
-  for spec in specs.values():
+  functions = {}
+  for name, reward in cfg.rewards.items():
+    if reward.get('name') in batched_rewards.__all__:
+      continue
+    spec = reward.to_dict()
     spec.pop('weight', None)
-  functions = {
-    k: config.pick(rewards, spec, task=task)() for k, spec in specs.items()
-  }
-  used = {spec['name'] for spec in specs.values()}
-  if used.intersection(_COMPARING):
-    need_answers(task)
-  answer = task.example(0).answer
-  judgeable = {
-    'math_verify': not text.is_empty(answer),
-    'number': text.parse_number(answer) is not None,
-  }
-  for name, fits in judgeable.items():
-    if name in used and not fits:
+    spec.pop('from_step', None)
+    domains = spec.pop('domains', ())
+    judged = shares.within(task, domains)
+    fn = config.pick(rewards, spec, task=judged)()
+    _need_judgeable(spec['name'], judged)
+    functions[name] = _of_domains(fn, domains) if domains else fn
+  return functions
+
+
+def _of_domains(fn, domains):
+  def reward(completion, example):
+    return fn(completion, example) if example.domain in domains else None
+
+  return reward
+
+
+def _need_judgeable(name, task):
+  """ValueError where a reward compares with answers that are not there."""
+  for one in [part.task for part in task.parts] or [task]:
+    if name in _COMPARING:
+      need_answers(one)
+    answer = one.example(0).answer
+    judgeable = {
+      'math_verify': not text.is_empty(answer),
+      'number': text.parse_number(answer) is not None,
+    }
+    if not judgeable.get(name, True):
       raise ValueError(
         f'reward {name}: no answer could be right, as the first reference '
         f"answer of the task is {answer[:40]!r}; use the reward 'correct'"
       )
-  return functions
 
 
 def need_answers(task: Task) -> None:
@@ -264,10 +297,16 @@ def need_answers(task: Task) -> None:
   example = task.example(0)
   # What judging needs (a sandbox, a package) is missed here, not in every item.
   task.verify('', example)
-  if text.is_empty(example.answer) and not example.data:
+  if not shares.has_answers(task):
+    within = (
+      f' (of domain {example.domain!r}: give the reward the domains that have)'
+      if example.domain
+      else ''
+    )
     raise ValueError(
-      f'the task gives no answer to judge by for {example.prompt[:60]!r}; name '
-      'the field that holds it (task.answer_field) or use another task'
+      f'the task gives no answer to judge by for {example.prompt[:60]!r}'
+      f'{within}; name the field that holds it (task.answer_field) or use '
+      'another task'
     )
 
 

@@ -59,7 +59,9 @@ def metrics(rollouts: list[Collected]) -> dict[str, float]:
   }
   for name in rollouts[0].components:
     component = own(lambda c, name=name: c.components[name])
-    values[f'reward/{name}'] = np.nanmean(component)
+    # Of prompts that it is for; in some steps there are none.
+    if not np.isnan(component).all():
+      values[f'reward/{name}'] = np.nanmean(component)
   return {k: float(v) for k, v in values.items()}
 
 
@@ -90,7 +92,11 @@ def samples(
       'completion': completion,
       'answer': example.answer,
       'reward': collected.rewards[q, g],
-      'rewards': {k: v[q, g] for k, v in collected.components.items()},
+      'rewards': {
+        k: v[q, g]
+        for k, v in collected.components.items()
+        if not np.isnan(v[q, g])
+      },
       'advantage': advantages[q, g],
       'length': collected.lengths[q, g],
       'finished': collected.finished[q, g],
@@ -265,6 +271,15 @@ def read_texts(
 def grade_here(completions, examples, *, fns, weights, gate):
   """Rewards [Q G] and their components, of completions [Q][G].
 
+  NaN where the completion is None, see `components_here`.
+  """
+  components = components_here(completions, examples, fns=fns)
+  return rewards.combine(components, weights=weights, gate=gate), components
+
+
+def components_here(completions, examples, *, fns) -> dict[str, np.ndarray]:
+  """Name -> rewards [Q G] float32 of completions [Q][G].
+
   NaN where the completion is None: another process has it. Those here are some
   samples of some prompts, the same of each.
   """
@@ -280,7 +295,7 @@ def grade_here(completions, examples, *, fns, weights, gate):
     whole = np.full((len(completions), len(completions[0])), np.nan, np.float32)
     whole[np.ix_(rows, columns)] = values
     components[name] = whole
-  return rewards.combine(components, weights=weights, gate=gate), components
+  return components
 
 
 def _known(row):

@@ -17,6 +17,7 @@ from grpo_jax import (
   config,
   critic,
   hosts,
+  judging,
   offload,
   policy,
   programs,
@@ -94,6 +95,7 @@ class Stages:
     self.retired: set[int] = set()  # examples that are not asked again
     if cfg.algorithm.teacher_traces:
       questions.completion_of(self._example(0))
+    self.judge = judging.Judge(cfg, self.questions.task)
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)
@@ -122,12 +124,6 @@ class Stages:
         rollout.read_texts,
         decode=pol.decode,
         stop_ids=pol.stop_ids,
-      ),
-      grade=functools.partial(
-        rollout.grade_here,
-        fns=questions.reward_functions(cfg, self.questions.task),
-        weights=questions.reward_weights(cfg),
-        gate=cfg.reward_gate,
       ),
       length_multiple=cfg.updates.length_multiple,
     )
@@ -195,7 +191,10 @@ class Stages:
   def _ask(self, draw: int) -> Asked:
     """Questions of the run's rollout number `draw`."""
     indices = self.questions.indices(
-      draw, self.cfg.prompts_per_step, without=self.retired
+      draw,
+      self.cfg.prompts_per_step,
+      without=self.retired,
+      rounds=self.cfg.filters.rounds,
     )
     examples = self.questions.read(indices, self.here)
     given = None
@@ -225,6 +224,7 @@ class Stages:
         published,
         programs.stream(self.cfg.seed, 'rollout', draw, self.whole),
         score=functools.partial(self._score, state),
+        grade=functools.partial(self.judge.grade, step),
       )
 
   def _share(self, found):

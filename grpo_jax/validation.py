@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from grpo_jax import offload
 from grpo_jax.config import critic_wanted, divides, one_of, positive
+from grpo_jax.preferences import BALANCES
+from grpo_jax.rewards import text
 
 
 def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
@@ -130,6 +132,61 @@ def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
     {'updates.microbatches': cfg.updates.microbatches, 'devices': ways[0]},
     field='sft.batch_size',
   )
+  divides(
+    cfg.updates.length_multiple,
+    {'devices': ways[2]},
+    field='updates.length_multiple',
+  )
+
+
+def of_reward_model(cfg, *, group: int, ways: tuple[int, int, int]) -> None:
+  """ValueError for numbers that do not fit together.
+
+  Args:
+    cfg: the whole config.
+    group: responses that are scored together.
+    ways: devices that rows, responses and positions are split over.
+  """
+  r = cfg.reward_model
+  if not r.path:
+    raise ValueError(
+      'reward_model.path is empty; name a JSON lines file of '
+      '{prompt, chosen, rejected} (loss pairwise) or '
+      '{prompt, response, label} (pointwise)'
+    )
+  one_of('reward_model.part', r.part, tuple(text.PARTS))
+  one_of('reward_model.balance_lengths', r.balance_lengths, BALANCES)
+  if group == 1 and r.balance_lengths != 'none':
+    raise ValueError(
+      f'reward_model.balance_lengths={r.balance_lengths!r} is of pairs; with '
+      'loss=pointwise leave it at none'
+    )
+  if group == 1 and r.min_margin:
+    raise ValueError(
+      f'reward_model.min_margin={r.min_margin} is of pairs; with '
+      'loss=pointwise leave it at 0'
+    )
+  if cfg.updates.group_microbatches > 1 or cfg.updates.offload:
+    raise ValueError(
+      'updates.group_microbatches and updates.offload have no use in training '
+      'a reward model, whose groups are pairs; leave them at 1 and ()'
+    )
+  positive(
+    cfg,
+    'steps',
+    'reward_model.test_rows',
+    'reward_model.batch_size',
+    'reward_model.max_length',
+    'sample.max_prompt_length',
+    'sample.trunk_multiple',
+    'updates.length_multiple',
+    'updates.microbatches',
+    'updates.max_nonfinite',
+    'checkpoint.every',
+  )
+  parts = {'updates.microbatches': cfg.updates.microbatches}
+  parts['devices'] = ways[0]
+  divides(r.batch_size, parts, field='reward_model.batch_size')
   divides(
     cfg.updates.length_multiple,
     {'devices': ways[2]},

@@ -21,7 +21,7 @@ LAYERS = {
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
-    'checkpoints', 'tasks.*',
+    'checkpoints', 'tasks.*', 'preferences',
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [

@@ -77,19 +77,25 @@ def grade(
 
 
 def combine(
-  components: Components, *, weights: Mapping[str, float], gate: str = ''
+  components: Components,
+  *,
+  weights: Mapping[str, float],
+  gate: str = '',
+  applies: Mapping[str, np.ndarray] | None = None,
 ):
   """The weighted sum of the components, or 0 where the gate is not 1.
 
   Adding a format reward pays for wrong but tidy answers, because group
   normalisation only sees ranks; a gate pays for the rest only where the format
   is right. A component without a weight is only reported. A missing (NaN)
-  component makes the sum NaN where it would count.
+  component makes the sum NaN where it would count, but not where it does not
+  apply: there it adds 0, and gates nothing.
 
   Args:
     components: name -> float or [Q G] array.
     weights: name -> factor.
     gate: name of a component that must be exactly 1, or '' for none.
+    applies: name -> bools that broadcast to [Q G]; absent: everywhere.
 
   Returns:
     A float, or float32 like the components.
@@ -100,15 +106,22 @@ def combine(
       f'rewards {unknown} have a weight or gate but no function; functions: '
       f'{sorted(components)}, weights: {sorted(weights)}'
     )
+
+  def where_it_applies(name, otherwise):
+    values = np.asarray(components[name], np.float32)
+    if applies is None or name not in applies:
+      return values
+    return np.where(applies[name], values, np.float32(otherwise))
+
   total = sum(
-    factor * np.asarray(components[name], np.float32)
+    factor * where_it_applies(name, 0.0)
     for name, factor in weights.items()
     if factor != 0.0
   )
   shape = np.shape(next(iter(components.values())))
   total = np.broadcast_to(np.asarray(total, np.float32), shape)
   if gate:
-    opened = np.asarray(components[gate], np.float32)
+    opened = where_it_applies(gate, 1.0)
     total = np.where(opened == 1.0, total, np.float32(0.0))
     total = np.where(np.isnan(opened), np.float32(np.nan), total)
   return float(total) if shape == () else np.array(total, np.float32)

@@ -112,6 +112,31 @@ def code_of(answer: str) -> str:
   return blocks[-1] if blocks else answer
 
 
+def summary(completion: str) -> str:
+  """What follows the thought: after the last </think>.
+
+  '' where a thought is opened and never closed; all of it without any.
+  """
+  before, closed, after = completion.rpartition(_END_THINK)
+  if closed:
+    return after.lstrip('\n')
+  return '' if _THINK in completion else completion
+
+
+PARTS = {'all': str, 'summary': summary}
+
+
+def part_of(completion: str, part: str) -> str:
+  """The part of a completion that is scored, a name of `PARTS`.
+
+  Raises:
+    ValueError: no such part.
+  """
+  if part not in PARTS:
+    raise ValueError(f'part={part!r} is not one of {", ".join(PARTS)}')
+  return PARTS[part](completion)
+
+
 EXTRACTORS = {
   'tags': tags,
   'boxed': boxed,

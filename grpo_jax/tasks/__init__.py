@@ -1,6 +1,6 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps` and
+`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps`, `mixture` and
 `reasoning_gym` make a task from keyword arguments; a config chooses one by
 name. A task has a length, `example(i) -> Example` and `verify(answer, example)
 -> bool`; `batch_indices` says which examples a step sees.
@@ -10,6 +10,7 @@ from grpo_jax.tasks.arithmetic import arithmetic
 from grpo_jax.tasks.common import (
   batch_indices,
   Example,
+  Part,
   random,
   SPECIALS,
   split_of,
@@ -20,12 +21,14 @@ from grpo_jax.tasks.gsm8k import gsm8k
 from grpo_jax.tasks.humaneval import humaneval
 from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
+from grpo_jax.tasks.mixture import mixture
 from grpo_jax.tasks.reasoning_gym import reasoning_gym
 
 __all__ = [
   'ALPHABET',
   'SPECIALS',
   'Example',
+  'Part',
   'Task',
   'arithmetic',
   'batch_indices',
@@ -34,6 +37,7 @@ __all__ = [
   'humaneval',
   'jsonl',
   'mawps',
+  'mixture',
   'random',
   'reasoning_gym',
   'split_of',

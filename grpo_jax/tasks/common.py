@@ -25,12 +25,15 @@ class Example:
     answer: the reference answer; '' when only `data` can judge.
     completion: a reference completion for supervised fine-tuning, or ''.
     data: facts of the task that its `verify` needs.
+    domain: of a mixture's part, as 'reasoning'; rewards may be of some domains
+      alone. '' elsewhere.
   """
 
   prompt: str
   answer: str
   completion: str = ''
   data: dict[str, Any] = dataclasses.field(default_factory=dict)
+  domain: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +46,17 @@ class Task:
     check: (answer text already extracted, example) -> right; total.
     source: the file, folder or data set whose rows the examples are; '' for
       generated ones, which may be too many and too costly to list.
+    parts: of a mixture, one after another; () elsewhere.
+    order: (count, *, seed, step, rounds) -> indices of a step, where it is not
+      `batch_indices`.
   """
 
   size: int
   make: Callable[[int], Example]
   check: Callable[[str, Example], bool]
   source: str = ''
+  parts: tuple['Part', ...] = ()
+  order: Callable[..., np.ndarray] | None = None
 
   def __len__(self) -> int:
     return self.size
@@ -62,6 +70,40 @@ class Task:
   def verify(self, answer: str, example: Example) -> bool:
     """Whether the extracted answer is right; never raises."""
     return self.check(answer, example)
+
+  def batch(
+    self, count: int, *, seed: int, step: int, rounds: int = 1
+  ) -> np.ndarray:
+    """[count] indices of the examples drawn, a function of (seed, step).
+
+    Args:
+      count: how many.
+      seed: of the order.
+      step: from 0, or a draw's number where a step has several.
+      rounds: draws a step, for schedules that count in steps.
+    """
+    if self.order is None:
+      return batch_indices(self.size, count, seed=seed, step=step)
+    return self.order(count, seed=seed, step=step, rounds=rounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One of the tasks of a mixture.
+
+  Attributes:
+    name: unique in the mixture.
+    task: its examples, with the part's name and domain.
+    domain: of its examples.
+    share: of a step's prompts, over the sum of all that take part.
+    from_step: the first step, from 0, that it takes part in.
+  """
+
+  name: str
+  task: Task
+  domain: str
+  share: float
+  from_step: int
 
 
 def split_of(text: str, *, test_share: float = 0.1) -> str:
@@ -104,8 +146,12 @@ def batch_indices(
       f'size={size} and batch_size={batch_size} must be positive, '
       f'seed={seed} and step={step} not negative'
     )
-  start = step * batch_size
-  parts, needed = [], batch_size
+  return indices_from(size, step * batch_size, batch_size, seed=seed)
+
+
+def indices_from(size: int, start: int, count: int, *, seed: int) -> np.ndarray:
+  """[count] examples of the endless order, from its position `start` on."""
+  parts, needed = [np.zeros(0, np.int64)], count
   while needed:
     epoch, offset = divmod(start, size)
     part = _permutation(size, seed, epoch)[offset : offset + needed]

@@ -11,7 +11,7 @@ def jsonl(
   *,
   path: str,
   prompt_field: str,
-  answer_field: str,
+  answer_field: str = '',
   completion_field: str = '',
   verifier: str = 'number',
   split: str = 'train',
@@ -22,8 +22,9 @@ def jsonl(
   Args:
     path: a UTF-8 file; blank lines are skipped.
     prompt_field: the field with the question.
-    answer_field: the field with the answer; '' for a file that only has
-      completions (supervised fine-tuning): then no answer is right.
+    answer_field: the field with the answer; '' for a file without: of
+      completions for supervised fine-tuning, or of prompts for a reward model.
+      Then no answer is right.
     completion_field: the field with a reference completion, or ''.
     verifier: 'number' (exactly equal numbers) or 'exact' (equal texts, apart
       from whitespace).
@@ -41,8 +42,6 @@ def jsonl(
     )
   if not 0.0 <= test_share < 1.0:
     raise ValueError(f'jsonl: test_share={test_share} must be in [0, 1)')
-  if not answer_field and not completion_field:
-    raise ValueError('jsonl: set answer_field, completion_field or both')
 
   examples = []
   for number, row in read_rows(path):

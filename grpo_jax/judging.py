@@ -1,0 +1,190 @@
+"""Stage 5 of a step, bound to a config: completions to rewards.
+
+Rules and batched rewards, each for its domains and from its step on, make the
+components; their weighted sum is the reward. What is judged is a function of
+(config, step): a run that goes on judges as one that was never stopped.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grpo_jax import (
+  batched_rewards,
+  config,
+  hosts,
+  questions,
+  rewards,
+  rollout,
+)  # fmt: skip
+from grpo_jax.tasks import Example, shares, Task
+
+
+class Judge:
+  """The rewards of a run."""
+
+  def __init__(self, cfg, task: Task):
+    """Opens reward models.
+
+    Raises:
+      ValueError: a reward that does not exist, or that does not fit the task or
+        the others.
+    """
+    self.weights = questions.reward_weights(cfg)
+    check(cfg, task)
+    self.gate = cfg.reward_gate
+    self.domains = {
+      k: tuple(v.get('domains', ())) for k, v in cfg.rewards.items()
+    }
+    self.from_step = {k: v.get('from_step', 0) for k, v in cfg.rewards.items()}
+    self.rules = questions.reward_functions(cfg, task)
+    self.batched = {
+      name: _open(cfg, spec.to_dict())
+      for name, spec in cfg.rewards.items()
+      if name not in self.rules
+    }
+
+  def grade(
+    self,
+    step: int,
+    completions: Sequence[Sequence[str | None]],
+    examples: Sequence[Example | None],
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Rewards [Q G] and components, of what is here; NaN elsewhere.
+
+    A component is NaN too where its domains are others, and is not there at all
+    before its first step.
+
+    Args:
+      step: of the run, from 0.
+      completions: [Q][G], None for those of other processes.
+      examples: Q of them, None likewise.
+    """
+    begun = [k for k, first in self.from_step.items() if first <= step]
+    applies = {
+      k: np.array([[self._is_for(k, e)] for e in examples])
+      for k in begun
+      if self.domains[k]
+    }
+    # Dispatched first: the device scores while the host grades by rule.
+    scores = {
+      k: self.batched[k](
+        completions, [e if self._is_for(k, e) else None for e in examples]
+      )
+      for k in begun
+      if k in self.batched
+    }
+    found = rollout.components_here(
+      completions,
+      examples,
+      fns={k: self.rules[k] for k in begun if k in self.rules},
+    )
+    if scores:
+      found |= hosts.everywhere(scores, what='scores of reward models')
+    found = {k: found[k] for k in begun}
+    return rewards.combine(
+      found,
+      weights={k: self.weights[k] for k in begun},
+      gate=self.gate,
+      applies=applies,
+    ), found
+
+  def _is_for(self, name, example):
+    domains = self.domains[name]
+    return example is not None and (not domains or example.domain in domains)
+
+
+def check(cfg, task: Task) -> None:
+  """ValueError where domains and steps of rewards and of a mixture contradict.
+
+  Args:
+    cfg: the whole config.
+    task: that is trained on.
+  """
+  known = shares.domains(task)
+  for name, reward in cfg.rewards.items():
+    _check_reward(cfg, name, reward, known)
+  for part in task.parts:
+    if part.from_step >= cfg.steps:
+      raise ValueError(
+        f'task.parts.{part.name}.from_step={part.from_step} is never reached: '
+        f'steps={cfg.steps}'
+      )
+  paid = {k: v for k, v in cfg.rewards.items() if v.weight}
+  asked = [(part.domain, part.from_step) for part in task.parts]
+  scheduled = any(v.get('from_step', 0) for v in cfg.rewards.values())
+  for domain, first in asked or ([('', 0)] if scheduled else []):
+    starts = [
+      v.get('from_step', 0)
+      for v in paid.values()
+      if not v.get('domains', ()) or domain in v.domains
+    ]
+    if not starts or min(starts) > first:
+      of = f' of domain {domain!r}' if domain else ''
+      when = f' before step {min(starts)}' if starts else ''
+      raise ValueError(
+        f'prompts{of} are asked from step {first} on and no reward with a '
+        f'weight judges them{when}; correct domains and from_step of rewards '
+        'or of the part'
+      )
+  for field, name in _leaned_on(cfg).items():
+    if cfg.rewards[name].get('from_step', 0):
+      raise ValueError(
+        f'{field}={name!r} is asked for at every step, and rewards.{name} has '
+        f'from_step={cfg.rewards[name].from_step}'
+      )
+  _check_filters(cfg, task, known)
+
+
+def _check_reward(cfg, name, reward, known):
+  domains = reward.get('domains', ())
+  if isinstance(domains, str):
+    raise ValueError(
+      f'rewards.{name}.domains={domains!r} is a text; write ({domains!r},)'
+    )
+  unknown = [d for d in domains if d not in known]
+  if unknown:
+    have = f'has {", ".join(known)}' if known else 'is no mixture'
+    raise ValueError(
+      f'rewards.{name}.domains names {unknown[0]!r}, and the task {have}'
+    )
+  first = reward.get('from_step', 0)
+  if not isinstance(first, int) or not 0 <= first < cfg.steps:
+    raise ValueError(
+      f'rewards.{name}.from_step={first!r} must be a step from 0 to '
+      f'{cfg.steps - 1} (steps={cfg.steps})'
+    )
+
+
+def _leaned_on(cfg):
+  """Fields that need a reward at every step -> its name."""
+  found = {'reward_gate': cfg.reward_gate} if cfg.reward_gate else {}
+  f = cfg.filters
+  if f.rounds > 1 or f.retire_above < 1:
+    found['filters.signal'] = f.signal
+  return found
+
+
+def _check_filters(cfg, task, known):
+  f = cfg.filters
+  if task.parts and f.retire_above < 1:
+    raise ValueError(
+      f'filters.retire_above={f.retire_above} would change the shares of a '
+      'mixture; leave it at 1'
+    )
+  if not known or f.rounds == 1:
+    return
+  judged = cfg.rewards[f.signal].get('domains', known)
+  for domain in known:
+    if domain not in judged:
+      raise ValueError(
+        f'filters.rounds={f.rounds} keeps groups by rewards.{f.signal}, which '
+        f'does not judge the domain {domain!r}: its prompts would never be '
+        'learned from; set filters.rounds=1 or another filters.signal'
+      )
+
+
+def _open(cfg, spec):
+  for field in ('weight', 'domains', 'from_step'):
+    spec.pop(field, None)
+  return config.pick(batched_rewards, spec, cfg=cfg)()

@@ -1,0 +1,296 @@
+"""A reward model: a scalar head on a policy's body, and texts to its scores.
+
+The prompt is a trunk and each response a branch, as everywhere. The score is
+the head's value of the token that ends the response: the branch's last input.
+`critic` has the same head; its values are those before each token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grpo_jax import (
+  checkpoints,
+  critic,
+  hosts,
+  layout,
+  policy,
+  preference_losses,
+  programs,
+  prompts,
+  sharding,
+  update,
+)  # fmt: skip
+from grpo_jax.models import params as params_lib
+from grpo_jax.policy import Policy
+from grpo_jax.rewards import text
+from grpo_jax.rewards.fault_counts import record
+from grpo_jax.structs import Array, Batch, PyTree
+from grpo_jax.tokenizer import Tokenizer
+
+FILE = 'reward_model.json'  # of a workdir, once the training is done
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """How a reward model reads: text to tokens.
+
+  Attributes:
+    tokenizer: its own.
+    prompt: keyword arguments of `prompts.render`.
+    part: of a response: see `text.part_of`.
+  """
+
+  tokenizer: Tokenizer
+  prompt: Mapping
+  part: str
+
+  def prompt_ids(self, prompt: str) -> list[int]:
+    """ValueError for a character without a token."""
+    content = prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
+    return self.tokenizer.encode(content)
+
+  def response_ids(self, response: str) -> list[int]:
+    """With the EOS token that the score is read at."""
+    ids = self.tokenizer.encode(text.part_of(response, self.part), start=False)
+    return [*ids, self.tokenizer.eos_ids[0]]
+
+
+def lay_out(
+  prompt_ids: Sequence[list[int]],
+  response_ids: Sequence[Sequence[list[int] | None]],
+  *,
+  trunk_multiple: int,
+  multiple: int,
+  longest: tuple[int, int] = (0, 0),
+) -> Batch:
+  """A Batch [Q G C] whose mask is true where the score is read.
+
+  The last token is an input, which takes one slot more than a branch to be
+  learned has. Widths are a multiple times a power of two: the texts of a run
+  come in all lengths, and each width is a program.
+
+  Args:
+    prompt_ids: Q of them; [] where another process has the row.
+    response_ids: [Q][G]; None where there is none: nothing of it is masked.
+    trunk_multiple, multiple: of the widths P and C.
+    longest: tokens of a prompt and of a response to fit at least.
+  """
+  tokens = [len(ids) for ids in prompt_ids]
+  width = _width(max(longest[0], *tokens, 1) - 1, trunk_multiple)
+  trunks = layout.prompts(prompt_ids, multiple=max(width, 1), longest=width + 1)
+  rows = [[[] if x is None else [*x, 0] for x in row] for row in response_ids]
+  most = max(longest[1] + 1, *(len(x) for row in rows for x in row))
+  width = _width(most, multiple)
+  batch = layout.branches(
+    trunks, rows, max_length=width, multiple=width, longest=width
+  )
+  ends = batch.mask.sum(-1, keepdims=True) - 1
+  return batch.replace(mask=np.arange(width) == ends)
+
+
+def declare(pol: Policy) -> PyTree:
+  """A reward model's parameters: those of a critic."""
+  return {'body': pol.declared, 'value_head': critic.declare(pol)}
+
+
+def values(pol: Policy, *, remat: str) -> Callable[[PyTree, Batch], Array]:
+  """(params, batch) -> values [Q G C], before each target; not jitted."""
+  hidden = programs.hidden_states(pol, remat=remat)
+  return lambda params, batch: critic.value(
+    hidden(params['body'], batch), params['value_head']
+  )
+
+
+def program(
+  pol: Policy, *, parts: tuple[int, int]
+) -> Callable[[PyTree, Batch], Array]:
+  """(params, batch) -> scores [Q G], NaN where nothing is masked.
+
+  Args:
+    pol: the body.
+    parts: how many Q and G are split into, one at a time.
+  """
+  rows = pol.rows('train')
+  of = values(pol, remat='none')
+
+  def one(params, batch):
+    found = preference_losses.at_last(batch, of(params, batch))
+    return jnp.where(batch.mask.any(-1), found, jnp.nan)
+
+  def fn(params, batch):
+    found = jax.lax.map(
+      lambda part: one(params, part), update.split(batch, parts=parts)
+    )
+    return rows.constrain(update.unsplit(found, parts=parts))
+
+  return jax.jit(fn)
+
+
+class Scorer:
+  """A trained reward model, to be called by all processes alike."""
+
+  def __init__(
+    self,
+    pol: Policy,
+    params: PyTree,
+    reader: Reader,
+    facts: Mapping,
+    *,
+    parts: tuple[int, int],
+    multiples: tuple[int, int],
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      pol: the body.
+      params: on its mesh, by its training rules.
+      reader: makes tokens.
+      facts: what training left in `FILE`.
+      parts: how many Q and G are split into, one at a time, if they divide.
+      multiples: of P and C.
+    """
+    self.policy, self.params, self.reader = pol, params, reader
+    self.facts, self.parts, self.multiples = facts, parts, multiples
+    self._programs = {}  # by (Q, G)
+
+  def __call__(
+    self,
+    asked: Sequence[str | None],
+    responses: Sequence[Sequence[str | None]],
+  ) -> Array:
+    """Scores [Q G], a device array.
+
+    NaN where the response is None, or has a character that the reward model's
+    tokenizer does not know; that is counted as a fault.
+
+    Args:
+      asked: Q prompts, None where another process has the row. Q must divide
+        over the devices of the mesh that prompts are split over.
+      responses: [Q][G], None for what other processes have.
+    """
+    rows = [
+      [x if q is not None else None for x in row]
+      for q, row in zip(asked, responses, strict=True)
+    ]
+    prompt_ids = [
+      self._ids(self.reader.prompt_ids, q) if any(map(_there, row)) else None
+      for q, row in zip(asked, rows, strict=True)
+    ]
+    response_ids = [
+      [None if p is None else self._ids(self.reader.response_ids, x) for x in r]
+      for p, r in zip(prompt_ids, rows, strict=True)
+    ]
+    prompt_ids = [p or [] for p in prompt_ids]
+    longest = [
+      hosts.agree(max((len(x) for x in ids if x), default=1), what='widths')
+      for ids in (prompt_ids, [x for row in response_ids for x in row])
+    ]
+    batch = lay_out(
+      prompt_ids,
+      response_ids,
+      trunk_multiple=self.multiples[0],
+      multiple=self.multiples[1],
+      longest=tuple(longest),
+    )
+    fn, put = self._program(len(rows), len(rows[0]))
+    return fn(self.params, put(batch))
+
+  def many(
+    self,
+    asked: Sequence[str],
+    responses: Sequence[Sequence[str]],
+    *,
+    batch: int = 64,
+  ) -> np.ndarray:
+    """Scores [N G] of any number of prompts, on every process."""
+    ways = self.policy.for_groups_of(len(responses[0])).ways()['train'][0]
+    size = layout.round_up(min(batch, len(asked)), ways)
+    found = []
+    for start in range(0, len(asked), size):
+      part = [asked[start : start + size], responses[start : start + size]]
+      # Filled up, so that all run the same program.
+      filled = [[*x, *[x[-1]] * (size - len(x))] for x in part]
+      got = hosts.everywhere(self(*filled), what='scores')
+      found.append(got[: len(part[0])])
+    return np.concatenate(found)
+
+  def _ids(self, encode, content):
+    if content is None:
+      return None
+    try:
+      return encode(content)
+    except ValueError as error:
+      record('reward_model/not_encoded', str(error))
+      return None
+
+  def _program(self, *shape):
+    if shape not in self._programs:
+      pol = self.policy.for_groups_of(shape[1])
+      parts = zip(self.parts, shape, strict=True)
+      parts = tuple(n if size % n == 0 else 1 for n, size in parts)
+      self._programs[shape] = program(pol, parts=parts), pol.rows('train').put
+    return self._programs[shape]
+
+
+def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
+  """The reward model that `python -m grpo_jax.reward_model` left in `path`.
+
+  Args:
+    cfg: of the job that scores: its mesh, rules, dtype and microbatches.
+    path: a finished run.
+    part: of a response, in place of the part that it was trained on.
+
+  Raises:
+    ValueError: no reward model there.
+  """
+  file = pathlib.Path(path) / FILE
+  if not file.is_file():
+    raise ValueError(
+      f'{str(path)!r} holds no trained reward model (no {FILE}); train one with '
+      f'python -m grpo_jax.reward_model --workdir={path}'
+    )
+  facts = json.loads(file.read_text(encoding='utf-8'))
+  cfg = cfg.copy_and_resolve_references()
+  cfg.init_from = str(path)
+  pol = policy.open_policy(cfg)
+  declared = declare(pol)
+  where = sharding.param_shardings(declared, pol.mesh, pol.rules['train'])
+  target = sharding.placed(params_lib.abstract(declared), where)
+  _, params = checkpoints.restore_params(path, target, step=facts['step'])
+  u = cfg.updates
+  return Scorer(
+    pol,
+    _cast(params, pol.dtype, where['body']['layers']),
+    Reader(pol.tokenizer, facts['prompt'], part or facts['part']),
+    facts,
+    parts=(u.minibatches * u.microbatches, u.group_microbatches),
+    multiples=(cfg.sample.trunk_multiple, u.length_multiple),
+  )
+
+
+def _cast(params, dtype, shardings):
+  """Layers in the dtype of their products; they have no gradient here."""
+
+  def fn(layers):
+    return jax.tree.map(lambda x: x.astype(dtype), layers)
+
+  layers = jax.jit(fn, out_shardings=shardings)(params['body']['layers'])
+  return params | {'body': params['body'] | {'layers': layers}}
+
+
+def _width(tokens: int, multiple: int) -> int:
+  """The smallest multiple times a power of two that fits them; 0 for none."""
+  width = multiple if tokens else 0
+  while width < tokens:
+    width *= 2
+  return width
+
+
+def _there(x):
+  return x is not None
