@@ -17,7 +17,8 @@ LAYERS = {
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
-    'event_files',
+    'event_files', 'filters', 'hooks', 'progress', 'record_set', 'rewriting',
+    'selection', 'verify',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
@@ -29,7 +30,7 @@ LAYERS = {
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'report_warnings', 'keep', 'mixing',
   ],
 }  # fmt: skip
 

@@ -1,9 +1,10 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps` and
-`reasoning_gym` make a task from keyword arguments; a config chooses one by
-name. A task has a length, `example(i) -> Example` and `verify(answer, example)
--> bool`; `batch_indices` says which examples a step sees.
+`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps`,
+`reasoning_gym` and `verified` make a task from keyword arguments; a config
+chooses one by name. A task has a length, `example(i) -> Example` and
+`verify(answer, example) -> bool`; `batch_indices` says which examples a step
+sees.
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
@@ -21,6 +22,7 @@ from grpo_jax.tasks.humaneval import humaneval
 from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
 from grpo_jax.tasks.reasoning_gym import reasoning_gym
+from grpo_jax.tasks.verified import verified
 
 __all__ = [
   'ALPHABET',
@@ -37,4 +39,5 @@ __all__ = [
   'random',
   'reasoning_gym',
   'split_of',
+  'verified',
 ]

@@ -43,12 +43,15 @@ class Task:
     check: (answer text already extracted, example) -> right; total.
     source: the file, folder or data set whose rows the examples are; '' for
       generated ones, which may be too many and too costly to list.
+    summary: the sentence that sums a right answer up, with '{prompt}' and
+      '{answer}' in it, in characters that the task's models have.
   """
 
   size: int
   make: Callable[[int], Example]
   check: Callable[[str, Example], bool]
   source: str = ''
+  summary: str = 'The answer is {answer}.\n'
 
   def __len__(self) -> int:
     return self.size
