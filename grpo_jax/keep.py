@@ -16,10 +16,10 @@ on where it was interrupted. What the paper does not disclose (how many samples
 a prompt, which of several right ones, every threshold) is a choice of ours.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -42,7 +42,6 @@ from grpo_jax import (
   rollout,
   selection,
   sharding,
-  tasks,
   validation,
   verify,
 )  # fmt: skip
@@ -59,46 +58,40 @@ _THREADS = 16  # that wait for judges and rewriters
 def run(cfg, folder: pathlib.Path) -> None:
   """Writes the set, or goes on where `folder` stopped."""
   validation.of_keep(cfg)
+  pol = policy.open_policy(cfg)
+  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  judged = Judged(cfg, ask)
+  mixed = [mixing.Mixed(spec, cfg.seed) for spec in cfg.keep.mix]
   with cli.lock(folder, flag='out'):
-    pol = policy.open_policy(cfg)
     step, params = pol.checkpoint()
     settings = _settings(cfg, step)
-    whole = (folder / record_set.CARD).exists()
+    path, under_way = folder / record_set.CARD, folder / 'progress'
+    whole = path.exists()
     if whole:
-      card = json.loads((folder / record_set.CARD).read_text('utf-8'))
-      progress.refuse_other(card['settings'], settings, folder)
+      progress.refuse_other(_card(path)['settings'], settings, folder)
     else:
-      _make(cfg, folder, pol, params, settings)
+      done = progress.Progress(under_way, settings)
+      _sample(cfg, pol, params, ask, judged, done)
+      _write(cfg, folder, done, mixed, judged.count, settings)
     hosts.wait_for_all('the end')
     if hosts.is_first():
-      card = json.loads((folder / record_set.CARD).read_text('utf-8'))
-      told = f'{card["sources"]["total"]["records"]} records in {folder}'
+      # Also after a kill between the card and here.
+      shutil.rmtree(under_way, ignore_errors=True)
+      told = f'{_card(path)["sources"]["total"]["records"]} records in {folder}'
       print(f'{told}{" already" if whole else ""}; see its {record_set.README}')
-
-
-def _make(cfg, folder, pol, params, settings):
-  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  count = lambda text: len(pol.tokenizer.encode(text, start=False)) + 1
-  mixed = [mixing.Mixed(spec, cfg.seed) for spec in cfg.keep.mix]
-  judged = Judged(cfg, ask.task, count)
-  done = progress.Progress(folder / 'progress', settings)
-  chooser = selection.Chooser(source=_source(cfg), limit=cfg.keep.limit)
-  if chooser.limit:
-    chooser.count(done.rows())
-  _sample(cfg, pol, params, ask, judged, done, chooser)
-  _write(cfg, folder, done, mixed, count, settings)
 
 
 class Judged:
   """What is thought of completions: stages 2 and 3, for a block."""
 
-  def __init__(self, cfg, task: tasks.Task, count: Callable[[str], int]):
+  def __init__(self, cfg, ask: questions.Questions):
     """Picks every function that the config names.
 
     Raises:
       ValueError: unknown names or arguments.
     """
-    k = cfg.keep
+    k, task = cfg.keep, ask.task
+    self.tokenizer = ask.tokenizer
     self.functions = questions.reward_functions(cfg, task)
     self.weights = questions.reward_weights(cfg)
     self.gate = cfg.reward_gate
@@ -113,11 +106,15 @@ class Judged:
       filters=[(f['name'], config.pick(filters, f)()) for f in k.filters],
       rewrite=config.pick(rewriting, k.rewrite, task=task)(),
       still_right=self._still_right,
-      count=count,
+      count=self.count,
       near_size=k.near_size,
       near=k.near_duplicates,
       per_prompt=k.per_prompt,
     )
+
+  def count(self, text: str) -> int:
+    """Tokens of a completion, EOS included."""
+    return len(self.tokenizer.encode(text, start=False)) + 1
 
   def rows(self, indices, completions, examples) -> list[dict]:
     """Rows of progress.
@@ -161,16 +158,19 @@ class Judged:
     if not self.right:
       return True
     text = rewards.Completion(
-      completion, tokens=self.rules.count(completion), finished=True
+      completion, tokens=self.count(completion), finished=True
     )
     if self.judge is not None:
       return self.judge(text, example) == 1.0
     return self.functions[self.right](text, example) == 1.0
 
 
-def _sample(cfg, pol, params, ask, judged, done, chooser):
+def _sample(cfg, pol, params, ask, judged, done):
   """Stages 1 to 3, from where `done` ends."""
   k = cfg.keep
+  chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
+  if k.limit:
+    chooser.count(done.rows())
   total = min(k.prompts, len(ask.task))
   # A prompt's samples stay together: one process judges all of them.
   answerer = answers.Answerer(
@@ -181,16 +181,11 @@ def _sample(cfg, pol, params, ask, judged, done, chooser):
     chunk=cfg.sample.chunk,
     **{name: k[name] for name in _SAMPLING},
   )
-  rows = answerer.rows
-  read, own = rows.here(answerer.batch), rows.owned(answerer.batch)
-  params = programs.publish(pol)(params)
-  key = programs.stream(cfg.seed, 'verified', 0, sharding.replicated(pol.mesh))
-  bar = tqdm(
-    total=total,
-    initial=min(done.done, total),
-    desc='prompts',
-    disable=not hosts.is_first(),
-  )
+  rows, params = answerer.rows, programs.publish(pol)(params)
+  whole = sharding.replicated(pol.mesh)
+  key = programs.stream(cfg.seed, 'verified', 0, whole)
+  silent = not hosts.is_first()
+  bar = tqdm(total=total, initial=done.done, desc='prompts', disable=silent)
   with cli.shutdown_requested() as requested, bar:
     for start in range(done.done, total, answerer.batch):
       # All stop at the same block: rows of others are read after it is there.
@@ -199,20 +194,20 @@ def _sample(cfg, pol, params, ask, judged, done, chooser):
       end = min(start + answerer.batch, total)
       # The last block is filled up, so that it runs the same program.
       asked = [min(start + i, total - 1) for i in range(answerer.batch)]
-      examples = ask.read(asked, read)
+      examples = ask.read(asked, rows.here(answerer.batch))
       got = answerer.answer(params, examples, key, start)
       completions, _ = rollout.read_texts(
         got, decode=pol.decode, stop_ids=pol.stop_ids
       )
-      mine = np.flatnonzero(own[: end - start])
+      own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
       found = judged.rows(
-        mine + start,
-        [completions[q] for q in mine],
-        [examples[q] for q in mine],
+        own + start,
+        [completions[q] for q in own],
+        [examples[q] for q in own],
       )
       done.write(start, end, found, jax.process_index())
       hosts.wait_for_all(f'prompts {start} to {end}')
-      if chooser.limit:
+      if k.limit:
         chooser.count(done.block(start, end))
       bar.update(end - start)
       if number := hosts.agree(requested(), what='whether to leave'):
@@ -270,7 +265,6 @@ def _write(cfg, folder, done, mixed, count, settings):
   readme = record_set.readme(card)
   (folder / record_set.README).write_text(readme, encoding='utf-8')
   cli.write_json(folder / record_set.CARD, card)
-  done.remove()
 
 
 def _settings(cfg, step) -> dict:
@@ -281,6 +275,10 @@ def _settings(cfg, step) -> dict:
   found['max_completion_length'] = cfg.sample.max_completion_length
   # Through JSON, where a tuple equals a list.
   return json.loads(json.dumps(found | {'step': step}))
+
+
+def _card(path) -> dict:
+  return json.loads(path.read_text('utf-8'))
 
 
 def _source(cfg) -> str:

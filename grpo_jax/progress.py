@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import json
 import pathlib
 import re
-import shutil
 
 from grpo_jax import hosts
 
@@ -62,10 +61,6 @@ class Progress:
   def block(self, start: int, end: int) -> list[dict]:
     """The rows of one block that is whole."""
     return _in_order(self.folder.glob(f'{start:09d}-{end:09d}-*.jsonl'))
-
-  def remove(self) -> None:
-    """Removes the folder, once it is of no use."""
-    shutil.rmtree(self.folder)
 
   def _blocks(self):
     """Files of each block that is whole, one block following on another."""
