@@ -68,9 +68,10 @@ def run(cfg, folder: pathlib.Path) -> None:
     path, under_way = folder / record_set.CARD, folder / 'progress'
     whole = path.exists()
     if whole:
-      progress.refuse_other(_card(path)['settings'], settings, folder)
+      there = cli.flat(_card(path)['settings'])
+      progress.refuse_other(there, cli.flat(settings), folder)
     else:
-      done = progress.Progress(under_way, settings)
+      done = progress.Progress(under_way, cli.flat(settings))
       _sample(cfg, pol, params, ask, judged, done)
       _write(cfg, folder, done, mixed, judged.count, settings)
     hosts.wait_for_all('the end')

@@ -25,7 +25,7 @@ class Progress:
 
     Args:
       folder: created if need be.
-      settings: what the rows depend on.
+      settings: what the rows depend on, by name.
 
     Raises:
       ValueError: it holds rows of other settings.
@@ -87,7 +87,7 @@ def refuse_other(old: dict, new: dict, folder: pathlib.Path) -> None:
   other = sorted(k for k in old | new if old.get(k) != new.get(k))
   if other:
     told = ', '.join(
-      f'{k}={_short(old.get(k))} there and {_short(new.get(k))} here'
+      f'{k}={_short(old.get(k))} there and {k}={_short(new.get(k))} here'
       for k in other[:3]
     )
     raise ValueError(

@@ -18,7 +18,7 @@ from grpo_jax.rewards import text
 
 _CLOSE, _OPEN = '</think>', '<answer>'
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
-_GAPS = re.compile(r'\n[^\S\n]*(?:\n[^\S\n]*)+')
+_GAPS = re.compile(r'\n(?:[^\S\n]*\n)+')
 
 
 def none(*, task) -> Callable | None:

@@ -20,7 +20,7 @@ from grpo_jax.filters import normalised, overlap
 # come after min_reward.
 REASONS = (
   'unjudged', 'wrong', 'min_reward', 'duplicate', 'near_duplicate',
-  'rewrite', 'per_prompt', 'limit',
+  'per_prompt', 'rewrite', 'limit',
 )  # fmt: skip
 # Bounds of the histogram of pass rates: none, four quarters, all.
 BINS = ('0', '(0, .25]', '(.25, .5]', '(.5, .75]', '(.75, 1)', '1')
@@ -73,10 +73,10 @@ def sift(
   dropped, kept = collections.Counter(), []
   for g, completion in enumerate(completions):
     reason = _unfit(completion, example, rewards[g], right[g], rules)
-    if not reason and 0 < rules.per_prompt <= len(kept):
-      reason = 'per_prompt'
     if not reason:
       reason = _repeats(completion, [c for c, _ in kept], rules)
+    if not reason and 0 < rules.per_prompt <= len(kept):
+      reason = 'per_prompt'
     final, tokens = str(completion), getattr(completion, 'tokens', 0)
     if not reason and rules.rewrite is not None:
       final = rules.rewrite(completion, example)
