@@ -70,7 +70,9 @@ def write(
         writer.close()
       path = folder / shard_name(shard, shards)
       writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
-    content = serializer.serialize_example(FEATURES.encode_example(record))
+    encoded = serializer.get_tf_example(FEATURES.encode_example(record))
+    # Or the order of fields would differ between processes.
+    content = encoded.SerializeToString(deterministic=True)
     writer.write(content)
     written += len(content)
   if writer is not None:

@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import time
+import types
 
 import numpy as np
 import pytest
 from test_hosts import ENVIRONMENT
 import tiny
 
-from grpo_jax import record_set, sft, tasks
+from grpo_jax import keep as keep_lib
+from grpo_jax import record_set, sft, tasks, tokenizer
+from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
 
 # Blocks of 4 prompts, several files, a source beside the policy's.
@@ -233,6 +236,41 @@ def test_nothing_kept_is_an_error_with_the_counts(config, tmp_path):
   told = done.err.splitlines()[-1]
   assert 'none of 240 completions was kept' in told
   assert "'thought_words': " in told and "'wrong': " in told
+
+
+def verdict(completion, example):
+  """A judge of one's own: no verdict on questions."""
+  return None if '?' in completion else completion.endswith(example.answer)
+
+
+def test_a_judge_decides_in_place_of_the_reward():
+  cfg = tiny.get_config()
+  cfg.keep.judge = dict(name='function', path='test_verified:verdict')
+  cfg.keep.rewrite = dict(name='function', path='test_verified:shout')
+  example = tasks.Example('Who?', 'Ada')
+  ask = types.SimpleNamespace(
+    task=tasks.Task(1, lambda i: example, lambda answer, example: False),
+    tokenizer=tokenizer.char(alphabet='AdaBob?!. '),
+  )
+  texts = ['Ada', 'Bob', 'Ada?', 'Bob. Ada']
+  judged = keep_lib.Judged(cfg, ask)
+
+  def rows(texts):
+    told = [Completion(t, tokens=3, finished=True) for t in texts]
+    return judged.rows([7], [told], [example])
+
+  [row] = rows(texts)
+  assert (row['index'], row['judged'], row['right']) == (7, 3, 2)
+  assert row['dropped'] == {'wrong': 1, 'unjudged': 1, 'rewrite': 1}
+  [kept] = row['kept']
+  assert kept['completion'] == '!Ada' and kept['tokens'] == 5
+  with pytest.raises(ValueError, match='no verdict on any of 2 answers'):
+    rows(['?', 'Bob?'])
+
+
+def shout(completion, example):
+  """A rewriter of one's own, which spoils what is long."""
+  return f'!{completion}' if len(completion) < 5 else f'{completion}!'
 
 
 def test_fine_tuning_on_a_set_lowers_the_loss(whole, tmp_path):
