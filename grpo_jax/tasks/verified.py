@@ -6,7 +6,8 @@
 from collections.abc import Sequence
 
 from grpo_jax import record_set
-from grpo_jax.tasks import common, jsonl
+from grpo_jax.tasks import common
+from grpo_jax.tasks.jsonl import check_share, verifier_of
 
 
 def verified(
@@ -31,8 +32,8 @@ def verified(
     FileNotFoundError, ValueError: naming the folder and the remedy.
   """
   common.check_arguments('verified', split=split)
-  check = jsonl.verifier_of('verified', verifier)
-  jsonl.check_share('verified', test_share)
+  check = verifier_of('verified', verifier)
+  check_share('verified', test_share)
   rows = record_set.open_set(path)
   wanted = range(len(rows))
   # A set may be larger than memory: all of it is read only to be chosen from.
