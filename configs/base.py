@@ -176,6 +176,9 @@ def get_config() -> ConfigDict:
   # Supervised fine-tuning and pretraining (grpo_jax.sft).
   c.sft = dict(
     batch_size=64,  # examples an update
+    # Passes over the task's examples, in place of `steps`, which is then
+    # computed: the last update of a pass goes on into the next. 0: `steps`.
+    epochs=0,
     loss_on='completion',  # completion, everything
     max_length=128,  # tokens of a completion; longer ones are cut
   )
@@ -234,7 +237,46 @@ def get_config() -> ConfigDict:
     min_p=0.0,
   )
 
-  # What is kept.
+  # Verified sets, written by grpo_jax.generate --keep=verified. Of the answers
+  # to the task's training questions, judged by `rewards`, what is right and fit
+  # to learn from.
+  c.keep = dict(
+    prompts=1000,  # the task's first
+    samples=4,  # completions per prompt
+    batch_prompts=16,  # prompts sampled at a time, and lost by a kill at most
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    right='correct',  # the reward that must be 1; '' asks for none
+    # Whose verdict takes its place, for answers that no rule can check: a
+    # function of grpo_jax.verify.
+    judge=dict(name='none'),
+    min_reward=float('-inf'),  # of the weighted sum of the rewards
+    # Functions of grpo_jax.filters, in order.
+    filters=(
+      dict(name='finished'),
+      dict(name='readable'),
+      dict(name='one_language'),
+      dict(name='no_repetition'),
+      dict(name='no_long_paragraphs'),
+      dict(name='no_code_blocks'),
+    ),
+    # Near duplicates are two completions to a prompt whose sets of n-grams
+    # have this much in common (Jaccard); above 1: only equal ones are dropped.
+    near_duplicates=0.9,
+    near_size=4,  # n
+    rewrite=dict(name='none'),  # a function of grpo_jax.rewriting
+    per_prompt=0,  # completions kept of a prompt; 0: all
+    limit=0,  # completions kept in all; 0: all
+    source='',  # their name in the set; '' for the task's
+    # What is added: dict(source=NAME, task=dict(...)) each, a task with
+    # completions, and count=N records of it or share=S of the set; all without.
+    mix=(),
+    shard_records=10_000,  # of a file
+  )
+
+  # What is kept of a run.
   c.checkpoint = dict(
     every=50,  # steps
     keep_last=2,

@@ -8,7 +8,7 @@ import numpy as np
 from grpo_jax import hosts, layout, programs, rollout, sharding
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
-from grpo_jax.structs import PyTree
+from grpo_jax.structs import Array, PyTree, Rollout
 from grpo_jax.tasks import Example
 
 
@@ -65,6 +65,24 @@ class Answerer:
       min_p=min_p,
     )
 
+  def answer(
+    self,
+    params: PyTree,
+    examples: Sequence[Example | None],
+    key: Array,
+    first: int,
+  ) -> Rollout:
+    """Answers to one batch, on the device; None is what others read.
+
+    Args:
+      params: published.
+      examples: a batch of them.
+      key: of all of the questions; each has its noise of it by its number.
+      first: number of the first.
+    """
+    prompts = self.rows.put(self.questions.encode(examples))
+    return self.sample(params, prompts, key, first=first)
+
   def run(
     self, params: PyTree, examples: Sequence[Example], *, seed: int
   ) -> Iterator[Answered]:
@@ -79,8 +97,7 @@ class Answerer:
       part = list(examples[start : start + self.batch])
       # The last batch is filled up, so that it runs the same program.
       filled = part + [part[-1]] * (self.batch - len(part))
-      prompts = self.rows.put(self.questions.encode(filled))
-      got = self.sample(params, prompts, key, first=start)
+      got = self.answer(params, filled, key, start)
       # Every process gets all answers: there are few at a time.
       got = hosts.everywhere(got, what='answers')
       completions, finished = rollout.read_texts(

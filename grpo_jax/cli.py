@@ -89,11 +89,12 @@ def refuse_address(flag: str, value: str | None) -> None:
   )
 
 
-def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
+def lock(workdir: pathlib.Path, *, flag='workdir') -> contextlib.ExitStack:
   """Takes the workdir, until what is returned is closed or the process ends.
 
   Args:
     workdir: created if need be.
+    flag: that names it.
 
   Raises:
     ValueError: another process has it, and would be written over.
@@ -110,7 +111,7 @@ def lock(workdir: pathlib.Path) -> contextlib.ExitStack:
     except BlockingIOError:
       raise ValueError(
         f'{workdir} is in use by process {path.read_text()}; wait for it to '
-        'end or use another --workdir'
+        f'end or use another --{flag}'
       ) from None
     except OSError as error:
       # Some network file systems know no locks.

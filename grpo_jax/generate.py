@@ -3,6 +3,8 @@
 From the run in --workdir, or from --init_from (a run, a Hugging Face folder or
 a .gguf file). Without --prompt, the evaluation questions of the config's task
 are answered. Writes a JSON line for each answer to --out.
+
+With --keep=verified, --out is a folder of records to learn from: see `keep`.
 """
 
 import json
@@ -14,7 +16,9 @@ from absl import flags
 from grpo_jax import (
   answers,
   cli,
+  config,
   evaluate,
+  keep,
   policy,
   programs,
   questions,
@@ -28,12 +32,24 @@ _prompts = flags.DEFINE_multi_string(
 _out = flags.DEFINE_string(
   'out', '', 'JSONL file of the answers; standard output when empty.'
 )
+_keep = flags.DEFINE_string(
+  'keep', 'all', "'verified' writes a folder of right answers to --out."
+)
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
   cli.refuse_address('out', _out.value)
   cfg = evaluate.from_workdir(cfg, workdir)
+  config.one_of('--keep', _keep.value, ('all', 'verified'))
+  if _keep.value == 'verified':
+    if not _out.value or _prompts.value:
+      raise ValueError(
+        '--keep=verified asks the questions of the task: it needs --out=FOLDER '
+        'and no --prompt'
+      )
+    keep.run(cfg, pathlib.Path(_out.value))
+    return
   validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)
   if _prompts.value:

@@ -203,6 +203,14 @@ def here(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
   return found
 
 
+def owned(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
+  """`here`, but of what several processes have, the lowest has it alone."""
+  owner = np.full(shape, jax.process_count())
+  for device, index in sharding.devices_indices_map(shape).items():
+    owner[index] = np.minimum(owner[index], device.process_index)
+  return owner == jax.process_index()
+
+
 def holds(x: Array | np.ndarray) -> np.ndarray:
   """Which elements this process has, as bools."""
   if _is_whole(x):

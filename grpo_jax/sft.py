@@ -2,9 +2,11 @@
 
 The same trunk and branches as RL, with one given completion a prompt and
 token-mean cross entropy. `sft.loss_on='everything'` trains on prompts too:
-language-model pretraining.
+language-model pretraining. `sft.epochs` counts passes over the task in place
+of `steps`.
 """
 
+import math
 import pathlib
 
 from grpo_jax import (
@@ -26,8 +28,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   pol = policy.open_policy(cfg).for_groups_of(1)
   rows = pol.rows('train')
   validation.of_sft(cfg, ways=rows.ways)
-  trainer = training.sft_trainer(pol, cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  cfg = with_steps(cfg, examples=len(ask.task))
+  trainer = training.sft_trainer(pol, cfg)
 
   def prepare(step):
     chosen = ask.indices(step, cfg.sft.batch_size)
@@ -51,6 +54,15 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
   loop.run(prepare=prepare, step=step, publish=programs.publish(pol))
+
+
+def with_steps(cfg, *, examples: int):
+  """The config with the `steps` that make up its epochs, if it counts these."""
+  if not cfg.sft.epochs:
+    return cfg
+  cfg = cfg.copy_and_resolve_references()
+  cfg.steps = math.ceil(cfg.sft.epochs * examples / cfg.sft.batch_size)
+  return cfg
 
 
 if __name__ == '__main__':

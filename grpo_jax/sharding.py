@@ -169,6 +169,11 @@ class Rows:
     """Which of so many prompts have a device in this process, [Q] bools."""
     return hosts.here(self.of(jax.ShapeDtypeStruct((count,), bool)), (count,))
 
+  def owned(self, count: int) -> np.ndarray:
+    """Which of so many prompts are this process's to judge, [Q] bools."""
+    sharding = self.of(jax.ShapeDtypeStruct((count,), bool))
+    return hosts.owned(sharding, (count,))
+
   def put(self, tree: PyTree) -> PyTree:
     """Host arrays to global device arrays; rows of others are not read."""
     tree = jax.tree.map(np.asarray, tree)

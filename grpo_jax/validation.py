@@ -106,6 +106,46 @@ def of_answers(cfg, section: str) -> None:
       raise ValueError(f'{section}.{field}={s[field]} must be {span}')
 
 
+def of_keep(cfg) -> None:
+  """Checks what a verified set is asked to be.
+
+  Raises:
+    ValueError: with the numbers and the remedy.
+  """
+  k = cfg.keep
+  of_answers(cfg, 'keep')
+  positive(cfg, 'keep.near_size', 'keep.shard_records')
+  for field in ('per_prompt', 'limit'):
+    if k[field] < 0:
+      raise ValueError(f'keep.{field}={k[field]} must not be negative')
+  if not k.near_duplicates > 0:
+    raise ValueError(
+      f'keep.near_duplicates={k.near_duplicates} must be above 0; above 1 '
+      'drops equal completions only'
+    )
+  names = [k.source if k.source else cfg.task.name]
+  for spec in k.mix:
+    valid = {'source', 'task', 'count', 'share'}
+    if not {'source', 'task'} <= spec.keys() <= valid or len(spec) > 3:
+      raise ValueError(
+        f'keep.mix has {dict(spec)}; each is dict(source=..., task=dict(...)), '
+        'with count= or share= or neither'
+      )
+    if spec.get('count', 1) < 1 or not 0 < spec.get('share', 0.5) < 1:
+      raise ValueError(
+        f'keep.mix: count and share of {spec["source"]} must be above 0, share '
+        'below 1'
+      )
+    names.append(spec['source'])
+  if len({*names, 'total'}) != len(names) + 1:
+    raise ValueError(
+      f'keep.mix: sources {names} must have names of their own, none of them '
+      "'total'"
+    )
+  if not sum(spec.get('share', 0.0) for spec in k.mix) < 1:
+    raise ValueError('keep.mix: the shares leave nothing for the policy')
+
+
 def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
   """ValueError for numbers that do not fit together."""
   if cfg.updates.offload:
@@ -114,6 +154,8 @@ def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
       'sampling, which sft does not do'
     )
   one_of('sft.loss_on', cfg.sft.loss_on, ('completion', 'everything'))
+  if cfg.sft.epochs < 0:
+    raise ValueError(f'sft.epochs={cfg.sft.epochs} must not be negative')
   positive(
     cfg,
     'steps',

@@ -89,24 +89,38 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 def _check_all(out: pathlib.Path | None, how) -> bool:
   """Checks every config with a slice of its own; whether all fit."""
   fits = {}
-  for path in sorted(_CONFIGS.glob('*.py')):
-    get_config = runpy.run_path(str(path)).get('get_config')
-    cfg = get_config() if get_config else None
-    if cfg is None or not cfg.launch.topology:
+  for name, cfg in _configs():
+    if not cfg.launch.topology:
       continue
-    _progress(f'{path.name}')
+    _progress(name)
     found = estimate.check(cfg, cfg.launch.topology, **how)
-    file = out and out / f'{path.stem}.txt'
-    _tell(found.table(), file, {'config': path.stem} | found.as_json())
-    fits[path.stem] = found.fits
+    file = out and out / f'{name.replace(":", "_")}.txt'
+    _tell(found.table(), file, {'config': name} | found.as_json())
+    fits[name] = found.fits
   for name, one in fits.items():
     _progress(f'{name}: {"fits" if one else "DOES NOT FIT"}')
   return all(fits.values())
 
 
+def _configs():
+  """('file:argument', config) of every file, those in folders too.
+
+  A file whose configs are of several sizes has them in `SIZES`, by argument.
+  """
+  for path in sorted(_CONFIGS.rglob('*.py')):
+    module = runpy.run_path(str(path))
+    name = str(path.relative_to(_CONFIGS).with_suffix(''))
+    if sizes := module.get('SIZES'):
+      for size in sizes:
+        yield f'{name}:{size}', module['get_config'](size)
+    elif 'get_config' in module:
+      yield name, module['get_config']()
+
+
 def _tell(text: str, file: pathlib.Path | None, numbers) -> None:
   print(text)
   if file is not None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding='utf-8')
   print(json.dumps(numbers), flush=True)
 

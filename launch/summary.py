@@ -97,7 +97,7 @@ def table(results: list[Result], metric: str) -> list[list[str]]:
       value_text(r.trial.told[t]) if t in r.trial.told else '' for t in titles
     ]
     rows.append([
-      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.cfg.steps}',
+      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.steps}',
       *(_number(r.value(name)) for name in others),
     ])  # fmt: skip
   return rows
@@ -171,7 +171,7 @@ def _csv(results):
   for r in results:
     told = r.trial.told
     values = [flag_text(told[t]) if t in told else '' for t in titles]
-    row = [r.trial.name, *values, r.step, r.trial.cfg.steps, int(r.finished)]
+    row = [r.trial.name, *values, r.step, r.trial.steps, int(r.finished)]
     out.writerow([*row, *(r.final.get(name, '') for name in names)])
   return text.getvalue()
 

@@ -167,7 +167,7 @@ class Sweep:
     elif not signalled or processes.status(code) not in _STOPPED:
       what = processes.told(code)
       if code == 0:
-        what = f'ended at step {trial.reached()} of {trial.cfg.steps}'
+        what = f'ended at step {trial.reached()} of {trial.steps}'
       last = running.last_line()
       self.failed.append(
         f'{trial.name}: {what}{": " if last else ""}{last} ({running.log})'
@@ -175,7 +175,7 @@ class Sweep:
 
   def _told(self):
     at = (
-      f'{r.trial.name} {r.trial.reached()}/{r.trial.cfg.steps}'
+      f'{r.trial.name} {r.trial.reached()}/{r.trial.steps}'
       for r in self.running
     )
     failed = f', {len(self.failed)} failed' if self.failed else ''

@@ -39,7 +39,9 @@ SHORT = (
 )  # fmt: skip
 MAX_NAME = 120
 # What may change between two starts of a trial: it learns the same.
-FREE = ('steps', 'checkpoint', 'log', 'eval', 'generate', 'mesh', 'rules')
+FREE = (
+  'steps', 'checkpoint', 'log', 'eval', 'generate', 'keep', 'mesh', 'rules',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Trial:
     """Whether the workdir can be looked into."""
     return '://' not in self.workdir
 
+  @property
+  def steps(self) -> int:
+    """Of the whole run; those of `sft.epochs` are known once it has begun."""
+    begun = self.is_local and (pathlib.Path(self.workdir) / cli.CONFIG).exists()
+    if begun and self.cfg.sft.epochs and self.module == 'grpo_jax.sft':
+      return runs.open_run(self.workdir).config.steps
+    return self.cfg.steps
+
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""
     try:
@@ -76,7 +86,7 @@ class Trial:
 
   def finished(self) -> bool:
     """Whether the last step is saved, and evaluated where it is to be."""
-    run, steps = runs.Run(pathlib.Path(self.workdir)), self.cfg.steps
+    run, steps = runs.Run(pathlib.Path(self.workdir)), self.steps
     if not self.is_local or max(run.steps, default=0) < steps:
       return False
     # A run that is stopped in its last step leaves the evaluation for later.

@@ -4,10 +4,10 @@ A change of a rule or a mesh shows here as a difference to read. To accept it:
   UPDATE_GOLDEN=1 python -m pytest tests/test_golden_shardings.py
 """
 
-import importlib
 import math
 import os
 import pathlib
+import runpy
 
 import jax
 from jax.sharding import AbstractMesh
@@ -18,15 +18,24 @@ from grpo_jax.models import families, transformer
 from grpo_jax.models import params as params_lib
 
 FOLDER = pathlib.Path(__file__).parent / 'reference' / 'shardings'
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+# 'file:argument', as for --config.
 NAMES = (
   'qwen2_5_1_5b', 'qwen2_5_7b_r1_zero', 'qwen2_5_32b_r1_zero', 'qwen3_8b',
-  'llama3_1_8b_distill',
+  'r1/distill:qwen_1_5b', 'r1/distill:qwen_7b', 'r1/distill:qwen_14b',
+  'r1/distill:qwen_32b', 'r1/distill:llama_8b', 'r1/distill:llama_70b',
 )  # fmt: skip
+
+
+def config_of(name):
+  file, _, argument = name.partition(':')
+  get_config = runpy.run_path(str(CONFIGS / f'{file}.py'))['get_config']
+  return get_config(*([argument] if argument else []))
 
 
 def described(name):
   """A line for each parameter and set of rules: shape, spec, bytes a device."""
-  cfg = importlib.import_module(f'configs.{name}').get_config()
+  cfg = config_of(name)
   sizes = tuple(cfg.mesh[axis] for axis in sharding.AXES)
   mesh = AbstractMesh(sizes, sharding.AXES)
   declared = transformer.declare(families.SIZES[cfg.launch.size])
@@ -49,7 +58,7 @@ def described(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_parameter_lies_where_it_did(name):
-  path = FOLDER / f'{name}.txt'
+  path = FOLDER / f'{name.replace("/", "_").replace(":", "_")}.txt'
   if os.environ.get('UPDATE_GOLDEN'):
     path.parent.mkdir(exist_ok=True)
     path.write_text(described(name))
@@ -57,11 +66,14 @@ def test_every_parameter_lies_where_it_did(name):
 
 
 def test_every_config_of_a_published_size_is_among_them():
-  folder = pathlib.Path(__file__).parents[1] / 'configs'
-  named = {
-    path.stem
-    for path in folder.glob('*.py')
-    if path.stem not in ('pod', '__init__')
-    and importlib.import_module(f'configs.{path.stem}').get_config().launch.size
-  }
+  named = set()
+  for path in CONFIGS.rglob('*.py'):
+    found = runpy.run_path(str(path))
+    if 'get_config' not in found or path.parent.name == 'sweeps':
+      continue
+    file = str(path.relative_to(CONFIGS).with_suffix(''))
+    names = [f'{file}:{size}' for size in found.get('SIZES', ())]
+    for name in names if names else [file]:
+      if config_of(name).launch.size:
+        named.add(name)
   assert named == set(NAMES)

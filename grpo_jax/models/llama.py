@@ -48,6 +48,16 @@ SIZES = {
     rope_scaling=('llama3', 8.0, 1.0, 4.0, 8192),
     tied_head=False,
   ),
+  'llama3_3_70b': dataclasses.replace(
+    _LLAMA,
+    num_layers=80,
+    embed_dim=8192,
+    num_heads=64,
+    head_dim=128,
+    mlp_dim=28_672,
+    rope_scaling=('llama3', 8.0, 1.0, 4.0, 8192),
+    tied_head=False,
+  ),
   'smollm2_135m': _SMOLLM2,
   'smollm2_360m': dataclasses.replace(
     _SMOLLM2,

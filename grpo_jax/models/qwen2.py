@@ -49,7 +49,19 @@ SIZES = {
     mlp_dim=18_944,
     tied_head=False,
   ),
-  # norm_eps is 1e-6 in the instruct model.
+  # norm_eps is 1e-6 in the instruct models of these two.
+  'qwen2_5_14b': dataclasses.replace(
+    _SMALLEST,
+    vocab_size=152_064,
+    num_layers=48,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=8,
+    head_dim=128,
+    mlp_dim=13_824,
+    norm_eps=1e-5,
+    tied_head=False,
+  ),
   'qwen2_5_32b': dataclasses.replace(
     _SMALLEST,
     vocab_size=152_064,

@@ -42,14 +42,15 @@ def number(*, task, extract: str = 'tags') -> Reward:
   return reward
 
 
-def format(*, task, thought: bool = True) -> Reward:
+def format(*, task, thought: bool = True, summary: bool = False) -> Reward:
   """1.0 for <think>..</think><answer>..</answer> and nothing else.
 
-  Both must hold something. `thought=False` also accepts an answer pair alone.
+  Both must hold something. `thought=False` also accepts an answer pair alone,
+  `summary=True` also text between thought and answer, as a cold start has it.
   """
   del task
   return lambda completion, example: float(
-    text.well_formed(completion, thought=thought)
+    text.well_formed(completion, thought=thought, summary=summary)
   )
 
 

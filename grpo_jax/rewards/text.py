@@ -213,11 +213,12 @@ def format_number(value: int | float) -> str:
   return format(decimal.normalize(), 'f')
 
 
-def well_formed(text: str, *, thought: bool) -> bool:
+def well_formed(text: str, *, thought: bool, summary: bool = False) -> bool:
   """Whether text is <think>..</think><answer>..</answer> and nothing else.
 
   Whitespace is allowed around the pairs, an empty pair is not. Without
-  `thought` the thought may be left out.
+  `thought` the thought may be left out. With `summary` other text may stand
+  between the pairs.
   """
   rest = text.strip()
   counts = [rest.count(t) for t in (_THINK, _END_THINK, _OPEN, _CLOSE)]
@@ -226,6 +227,8 @@ def well_formed(text: str, *, thought: bool) -> bool:
     rest = rest.strip()
     if not inside.strip() or _OPEN in inside or _CLOSE in inside:
       return False
+    if summary and _OPEN in rest:
+      rest = rest[rest.index(_OPEN) :]
   elif thought or counts != [0, 0, 1, 1]:
     return False
   if not (rest.startswith(_OPEN) and rest.endswith(_CLOSE)):

@@ -23,6 +23,7 @@ from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
 from grpo_jax.tasks.mixture import mixture
 from grpo_jax.tasks.reasoning_gym import reasoning_gym
+from grpo_jax.tasks.verified import verified
 
 __all__ = [
   'ALPHABET',
@@ -41,4 +42,5 @@ __all__ = [
   'random',
   'reasoning_gym',
   'split_of',
+  'verified',
 ]

@@ -78,7 +78,7 @@ def arithmetic(
   # Too few prompts of a length: say so at the start.
   for ops in range(min_ops, max_ops + 1):
     _problem(random.Random(0), ops, max_number, split)
-  return common.Task(size, make, _check)
+  return common.Task(size, make, _check, summary='{prompt}{answer}')
 
 
 def _check(answer: str, example: common.Example) -> bool:

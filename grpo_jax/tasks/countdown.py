@@ -92,7 +92,9 @@ def countdown(
     return common.Example(prompt, solution, completion, facts)
 
   make(0)  # too few problems: say so at the start
-  return common.Task(size, make, _check)
+  # The short form's models have no letters.
+  summary = '{answer}' if style == 'short' else 'The answer is {answer}.\n'
+  return common.Task(size, make, _check, summary=summary)
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:

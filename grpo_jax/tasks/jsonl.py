@@ -1,5 +1,6 @@
 """Examples from any JSON lines file: one object a line."""
 
+from collections.abc import Callable
 import json
 import pathlib
 
@@ -67,8 +68,22 @@ def jsonl(
       f'{path}: no {split} example among its rows; the file is empty or '
       f'test_share={test_share} leaves nothing'
     )
-  check = _VERIFIERS[verifier]
   return common.Task(len(examples), examples.__getitem__, check, source=path)
+
+
+def verifier_of(task: str, name: str) -> Callable[[str, common.Example], bool]:
+  """The check of that name; ValueError, in the task's name, for others."""
+  if name not in _VERIFIERS:
+    raise ValueError(
+      f'{task}: verifier={name!r} must be one of {sorted(_VERIFIERS)}'
+    )
+  return _VERIFIERS[name]
+
+
+def check_share(task: str, test_share: float) -> None:
+  """ValueError for a share that leaves nothing to train on."""
+  if not 0.0 <= test_share < 1.0:
+    raise ValueError(f'{task}: test_share={test_share} must be in [0, 1)')
 
 
 def read_rows(path: str) -> list[tuple[int, dict]]:

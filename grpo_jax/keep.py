@@ -1,0 +1,297 @@
+"""Verified sets: `python -m grpo_jax.generate --keep=verified --out=FOLDER ...`
+
+Rejection sampling, and the cold start's traces (R1, 2501.12948v2, B.3.2 and
+B.3.3):
+
+  1 completions = sample(prompts)       G of each, a block of prompts at a time
+  2 right       = rewards or a judge    on the host, each process its own
+  3 kept        = selection.sift        filters, duplicates, rewriting
+    -> progress/, a file of each process for each block
+  4 records     = selection.Chooser     the whole set: duplicates, limit, mix
+    -> array_record files, tfds' metadata, the data card
+
+The noise of prompt i depends on (seed, i) alone, and 4 on the rows of 3 in the
+order of the prompts, so the set depends neither on the number of processes nor
+on where it was interrupted. What the paper does not disclose (how many samples
+a prompt, which of several right ones, every threshold) is a choice of ours.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from grpo_jax import (
+  answers,
+  cli,
+  config,
+  filters,
+  hosts,
+  mixing,
+  policy,
+  programs,
+  progress,
+  questions,
+  record_set,
+  rewards,
+  rewriting,
+  rollout,
+  selection,
+  sharding,
+  validation,
+  verify,
+)  # fmt: skip
+
+# Of the config, what the rows depend on.
+_SETTINGS = (
+  'seed', 'init_from', 'task', 'prompt', 'rewards', 'reward_gate', 'keep'
+)  # fmt: skip
+_SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'samples')
+_JUDGE = 'judge'
+_THREADS = 16  # that wait for judges and rewriters
+
+
+def run(cfg, folder: pathlib.Path) -> None:
+  """Writes the set, or goes on where `folder` stopped."""
+  validation.of_keep(cfg)
+  pol = policy.open_policy(cfg)
+  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  judged = Judged(cfg, ask)
+  mixed = [mixing.Mixed(spec, cfg.seed) for spec in cfg.keep.mix]
+  with cli.lock(folder, flag='out'):
+    step, params = pol.checkpoint()
+    settings = _settings(cfg, step)
+    path, under_way = folder / record_set.CARD, folder / 'progress'
+    whole = path.exists()
+    if whole:
+      there = cli.flat(_card(path)['settings'])
+      progress.refuse_other(there, cli.flat(settings), folder)
+    else:
+      done = progress.Progress(under_way, cli.flat(settings))
+      _sample(cfg, pol, params, ask, judged, done)
+      _write(cfg, folder, done, mixed, judged.count, settings)
+    hosts.wait_for_all('the end')
+    if hosts.is_first():
+      # Also after a kill between the card and here.
+      shutil.rmtree(under_way, ignore_errors=True)
+      told = f'{_card(path)["sources"]["total"]["records"]} records in {folder}'
+      print(f'{told}{" already" if whole else ""}; see its {record_set.README}')
+
+
+class Judged:
+  """What is thought of completions: stages 2 and 3, for a block."""
+
+  def __init__(self, cfg, ask: questions.Questions):
+    """Picks every function that the config names.
+
+    Raises:
+      ValueError: unknown names or arguments.
+    """
+    k, task = cfg.keep, ask.task
+    self.tokenizer = ask.tokenizer
+    self.functions = questions.reward_functions(cfg, task)
+    self.weights = questions.reward_weights(cfg)
+    self.gate = cfg.reward_gate
+    self.judge = config.pick(verify, k.judge)()
+    self.right = _JUDGE if self.judge is not None else k.right
+    if self.judge is not None:
+      questions.need_answers(task)
+    elif self.right:
+      config.one_of('keep.right', self.right, tuple(self.functions))
+    self.rules = selection.Rules(
+      min_reward=k.min_reward,
+      filters=[(f['name'], config.pick(filters, f)()) for f in k.filters],
+      rewrite=config.pick(rewriting, k.rewrite, task=task)(),
+      still_right=self._still_right,
+      count=self.count,
+      near_size=k.near_size,
+      near=k.near_duplicates,
+      per_prompt=k.per_prompt,
+    )
+
+  def count(self, text: str) -> int:
+    """Tokens of a completion, EOS included."""
+    return len(self.tokenizer.encode(text, start=False)) + 1
+
+  def rows(self, indices, completions, examples) -> list[dict]:
+    """Rows of progress.
+
+    Args:
+      indices: Q of prompts.
+      completions: [Q][G].
+      examples: Q.
+
+    Raises:
+      ValueError: the judge has no verdict on any of them.
+    """
+    if not examples:
+      return []
+    components = rewards.grade(completions, examples, self.functions)
+    whole = rewards.combine(components, weights=self.weights, gate=self.gate)
+    with ThreadPoolExecutor(_THREADS) as pool:
+      if self.judge is not None:
+        pairs = [
+          (c, e)
+          for row, e in zip(completions, examples, strict=True)
+          for c in row
+        ]
+        told = list(pool.map(lambda pair: _number(self.judge(*pair)), pairs))
+        if np.isnan(told).all():
+          raise ValueError(
+            f'keep.judge gave no verdict on any of {len(told)} answers; check '
+            'its arguments and that it can be reached'
+          )
+        components[_JUDGE] = np.reshape(told, whole.shape)
+      right = components.get(self.right, np.ones_like(whole))
+      return list(
+        pool.map(
+          lambda *of: selection.sift(*of, self.rules),
+          *(indices, examples, completions, whole, right),
+        )
+      )
+
+  def _still_right(self, completion, example) -> bool:
+    """Of a text that has been rewritten."""
+    if not self.right:
+      return True
+    text = rewards.Completion(
+      completion, tokens=self.count(completion), finished=True
+    )
+    if self.judge is not None:
+      return self.judge(text, example) == 1.0
+    return self.functions[self.right](text, example) == 1.0
+
+
+def _sample(cfg, pol, params, ask, judged, done):
+  """Stages 1 to 3, from where `done` ends."""
+  k = cfg.keep
+  chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
+  if k.limit:
+    chooser.count(done.rows())
+  total = min(k.prompts, len(ask.task))
+  # A prompt's samples stay together: one process judges all of them.
+  answerer = answers.Answerer(
+    pol.for_groups_of(1),
+    ask,
+    batch_prompts=min(k.batch_prompts, total),
+    max_completion_length=cfg.sample.max_completion_length,
+    chunk=cfg.sample.chunk,
+    **{name: k[name] for name in _SAMPLING},
+  )
+  rows, params = answerer.rows, programs.publish(pol)(params)
+  whole = sharding.replicated(pol.mesh)
+  key = programs.stream(cfg.seed, 'verified', 0, whole)
+  silent = not hosts.is_first()
+  bar = tqdm(total=total, initial=done.done, desc='prompts', disable=silent)
+  with cli.shutdown_requested() as requested, bar:
+    for start in range(done.done, total, answerer.batch):
+      # All stop at the same block: rows of others are read after it is there.
+      if hosts.agree(int(chooser.full), what='whether there are enough'):
+        return
+      end = min(start + answerer.batch, total)
+      # The last block is filled up, so that it runs the same program.
+      asked = [min(start + i, total - 1) for i in range(answerer.batch)]
+      examples = ask.read(asked, rows.here(answerer.batch))
+      got = answerer.answer(params, examples, key, start)
+      completions, _ = rollout.read_texts(
+        got, decode=pol.decode, stop_ids=pol.stop_ids
+      )
+      own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
+      found = judged.rows(
+        own + start,
+        [completions[q] for q in own],
+        [examples[q] for q in own],
+      )
+      done.write(start, end, found, jax.process_index())
+      hosts.wait_for_all(f'prompts {start} to {end}')
+      if k.limit:
+        chooser.count(done.block(start, end))
+      bar.update(end - start)
+      if number := hosts.agree(requested(), what='whether to leave'):
+        raise cli.Stopped(
+          f'stopped after {end} of {total} prompts; the same command goes on '
+          'from there',
+          number,
+        )
+
+
+def _write(cfg, folder, done, mixed, count, settings):
+  """Stage 4: the files of the set, its card last."""
+  k = cfg.keep
+
+  def records(chooser):
+    for row in done.rows():
+      yield from chooser.add(row)
+    amounts = mixing.amounts(mixed, own=chooser.kept)
+    for one, amount in zip(mixed, amounts, strict=True):
+      yield from one.records(amount, chooser.seen, count)
+
+  # Twice: file names tell how many there are.
+  chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
+  lengths = record_set.Lengths()
+  total = sum(1 for _ in lengths.watch(records(chooser)))
+  if not chooser.kept:
+    raise ValueError(
+      f'none of {chooser.samples} completions was kept '
+      f'({dict(chooser.dropped)}); change what keep asks for and name another '
+      '--out, or sample a better policy'
+    )
+  again = selection.Chooser(source=_source(cfg), limit=k.limit)
+  size = record_set.write(
+    folder,
+    records(again),
+    total=total,
+    per_shard=k.shard_records,
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+  size = hosts.total({'bytes': size}, what='writing the records')['bytes']
+  if not hosts.is_first():
+    return
+  record_set.describe(folder, total=total, per_shard=k.shard_records, size=size)
+  card = {
+    'sources': lengths.table(),
+    'prompts': chooser.prompts,
+    'samples': chooser.samples,
+    'kept': chooser.kept,
+    'dropped': _dropped(cfg, chooser),
+    'pass_rates': chooser.pass_rates,
+    'made_by': {n: settings[n] for n in ('init_from', 'step', 'seed')},
+    'settings': settings,
+  }
+  readme = record_set.readme(card)
+  (folder / record_set.README).write_text(readme, encoding='utf-8')
+  cli.write_json(folder / record_set.CARD, card)
+
+
+def _settings(cfg, step) -> dict:
+  """What the set depends on, but for the code."""
+  given = cfg.to_dict()
+  del given['keep']['batch_prompts']
+  found = {name: given[name] for name in _SETTINGS}
+  found['max_completion_length'] = cfg.sample.max_completion_length
+  # Through JSON, where a tuple equals a list.
+  return json.loads(json.dumps(found | {'step': step}))
+
+
+def _card(path) -> dict:
+  return json.loads(path.read_text('utf-8'))
+
+
+def _source(cfg) -> str:
+  return cfg.keep.source if cfg.keep.source else cfg.task.name
+
+
+def _dropped(cfg, chooser) -> dict[str, int]:
+  """Every reason there could have been, in the order in which they apply."""
+  before, after = selection.REASONS[:3], selection.REASONS[3:]
+  names = (*before, *(f['name'] for f in cfg.keep.filters), *after)
+  return {name: chooser.dropped[name] for name in names}
+
+
+def _number(verdict) -> float:
+  return float('nan') if verdict is None else float(verdict)

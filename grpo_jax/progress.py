@@ -1,0 +1,122 @@
+"""What is done of a long job over prompts, kept block by block.
+
+A block is a range of prompts; each process leaves a file of JSON lines for it,
+a row for each prompt of its own, whole or not at all. Killed anywhere, the job
+goes on after the last block of which all rows are there, also with another
+number of processes or another size of block.
+"""
+
+from collections.abc import Iterator
+import json
+import pathlib
+import re
+
+from grpo_jax import hosts
+
+_SETTINGS = 'settings.json'
+_NAME = re.compile(r'(\d+)-(\d+)-(\d+)\.jsonl')
+
+
+class Progress:
+  """The blocks of a folder, which all processes see."""
+
+  def __init__(self, folder: pathlib.Path, settings: dict):
+    """Opens the folder; what a kill left of a block is removed.
+
+    Args:
+      folder: created if need be.
+      settings: what the rows depend on, by name.
+
+    Raises:
+      ValueError: it holds rows of other settings.
+    """
+    self.folder = folder
+    if hosts.is_first():
+      folder.mkdir(parents=True, exist_ok=True)
+      path = folder / _SETTINGS
+      # Through JSON, where a tuple equals a list.
+      settings = json.loads(json.dumps(settings))
+      if path.exists():
+        refuse_other(json.loads(path.read_text('utf-8')), settings, folder)
+      else:
+        _write(path, json.dumps(settings))
+      whole = {p for block in self._blocks() for p in block}
+      for left in set(folder.iterdir()) - whole - {path}:
+        left.unlink()
+    hosts.wait_for_all('opening the progress')
+    # All go on at the same prompt.
+    self.done = -hosts.agree(-self._end(), what='what is done')
+
+  def write(self, start: int, end: int, rows: list[dict], process: int) -> None:
+    """Leaves this process's rows of the prompts start .. end-1."""
+    name = f'{start:09d}-{end:09d}-{process:05d}.jsonl'
+    lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
+    _write(self.folder / name, ''.join(lines))
+
+  def rows(self) -> Iterator[dict]:
+    """All rows, in the order of their prompts."""
+    for block in self._blocks():
+      yield from _in_order(block)
+
+  def block(self, start: int, end: int) -> list[dict]:
+    """The rows of one block that is whole."""
+    return _in_order(self.folder.glob(f'{start:09d}-{end:09d}-*.jsonl'))
+
+  def _blocks(self):
+    """Files of each block that is whole, one block following on another."""
+    blocks = {}
+    for path in sorted(self.folder.glob('*.jsonl')):
+      if _NAME.fullmatch(path.name):
+        blocks.setdefault(_numbers(path)[:2], []).append(path)
+    found, at = [], 0
+    for (start, end), paths in sorted(blocks.items()):
+      count = sum(path.read_bytes().count(b'\n') for path in paths)
+      if start != at or count != end - start:
+        break
+      found.append(paths)
+      at = end
+    return found
+
+  def _end(self):
+    blocks = self._blocks()
+    return _numbers(blocks[-1][0])[1] if blocks else 0
+
+
+def refuse_other(old: dict, new: dict, folder: pathlib.Path) -> None:
+  """ValueError where the settings in a folder are not those of now."""
+  other = sorted(k for k in old | new if old.get(k) != new.get(k))
+  if other:
+    told = ', '.join(
+      f'{k}={_short(old.get(k))} there and {k}={_short(new.get(k))} here'
+      for k in other[:3]
+    )
+    raise ValueError(
+      f'{folder} was begun with other settings ({told}); name another --out '
+      'or remove it'
+    )
+
+
+def _short(value):
+  told = str(value)
+  return told if len(told) <= 80 else told[:77] + '...'
+
+
+def _numbers(path):
+  return tuple(int(n) for n in _NAME.fullmatch(path.name).groups())
+
+
+def _in_order(paths):
+  rows = [row for path in paths for row in _read(path)]
+  return sorted(rows, key=lambda row: row['index'])
+
+
+def _read(path):
+  # Lines end at \n alone: JSON strings may hold other line separators.
+  lines = path.read_text('utf-8').split('\n')
+  return [json.loads(line) for line in lines if line]
+
+
+def _write(path, content):
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(content, encoding='utf-8')
+  partial.replace(path)

@@ -1,0 +1,76 @@
+"""Rewriters: a verified trace into the form that is to be learned.
+
+R1's cold start (2501.12948v2, B.3.2): a thought, then a summary that adds no
+new reasoning. There DeepSeek-V3 rewrites both, and humans the first examples;
+its prompts and the exact form are not disclosed in full. A template does here,
+or a function of yours (`function`), which may ask a model.
+
+Every function is a factory `name(*, task, ...)` that returns
+`rewrite(completion, example) -> str`; '' drops the completion. What comes out
+is judged again.
+"""
+
+from collections.abc import Callable
+import re
+
+from grpo_jax.hooks import load
+from grpo_jax.rewards import text
+
+_CLOSE, _OPEN = '</think>', '<answer>'
+_NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
+_GAPS = re.compile(r'\n(?:[^\S\n]*\n)+')
+
+
+def none(*, task) -> Callable | None:
+  """As the policy wrote it."""
+  del task
+
+
+def thought_summary(
+  *, task, summary: str = '', extract: str = 'tags'
+) -> Callable:
+  """<think>thought</think>summary<answer>answer</answer>.
+
+  The thought is the trace's own, without the whitespace around it and without
+  several blank lines in a row. The summary is the completion's own text between
+  thought and answer, unless it has a number that neither question, thought nor
+  answer has (new reasoning, as far as that shows); then, or without one, a
+  template: our choice, see above. A trace without thought or answer is dropped.
+
+  Args:
+    task: its `summary` is the template where none is given here.
+    summary: with '{prompt}' and '{answer}' in it.
+    extract: as of the reward `correct`.
+  """
+  find = text.extractor(extract)
+  template = summary if summary else task.summary
+  if '{answer}' not in template:
+    raise ValueError(
+      f"rewrite thought_summary: summary={template!r} has no '{{answer}}'"
+    )
+
+  def rewrite(completion, example):
+    thought = _GAPS.sub('\n\n', text.thought(completion).strip())
+    answer = find(completion)
+    if not thought or text.is_empty(answer):
+      return ''
+    told = _told(completion)
+    known = set(_NUMBER.findall(f'{example.prompt} {thought} {answer}'))
+    if not told or not known.issuperset(_NUMBER.findall(told)):
+      told = template.replace('{prompt}', example.prompt)
+      told = told.replace('{answer}', answer)
+    return f'<think>{thought}</think>{told}<answer>{answer}</answer>'
+
+  return rewrite
+
+
+def function(*, task, path: str) -> Callable:
+  """A function of yours, 'module:function': (completion, example) -> str."""
+  del task
+  return load(path, field='keep.rewrite.path')
+
+
+def _told(completion: str) -> str:
+  """What stands between thought and answer."""
+  _, closed, after = completion.partition(_CLOSE)
+  return after.partition(_OPEN)[0].strip() if closed else ''

@@ -1,0 +1,325 @@
+"""Verified sets from end to end: generate --keep=verified, then sft on them."""
+
+import collections
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+import types
+
+import numpy as np
+import pytest
+from test_hosts import ENVIRONMENT
+import tiny
+
+from grpo_jax import keep as keep_lib
+from grpo_jax import record_set, sft, tasks, tokenizer
+from grpo_jax.rewards import Completion
+from grpo_jax.runs import open_run
+
+# Blocks of 4 prompts, several files, a source beside the policy's.
+CONFIG = """
+from tests import tiny
+
+def get_config():
+  c = tiny.get_config()
+  c.keep.update(
+    prompts=40, samples=6, batch_prompts=4, shard_records=7, source='sums',
+  )
+  c.keep.mix = (dict(
+    source='other', count=5,
+    task=dict(name='arithmetic', split='test', size=50, min_ops=2, max_ops=2),
+  ),)
+  return c
+"""
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+  path = tmp_path_factory.mktemp('config') / 'kept.py'
+  path.write_text(CONFIG)
+  return path
+
+
+def flags(config, out, *more):
+  where = f'--workdir={tiny.run("sft")}', f'--out={out}'
+  return (f'--config={config}', '--keep=verified', *where, *more)
+
+
+def keep(config, out, *more):
+  done = tiny.job('generate', *flags(config, out, *more))
+  assert done.code == 0, done.err
+  return done
+
+
+@pytest.fixture(scope='module')
+def whole(config, tmp_path_factory):
+  """A set that nothing interrupted; do not change it."""
+  out = tmp_path_factory.mktemp('whole') / 'set'
+  keep(config, out)
+  return out
+
+
+def records(folder):
+  source = record_set.open_set(str(folder))
+  rows = [source[i] for i in range(len(source))]
+  return [
+    {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
+    for row in rows
+  ]
+
+
+def card_of(folder):
+  return json.loads((folder / 'card.json').read_text())
+
+
+def contents(folder):
+  return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
+
+
+def test_every_record_of_the_policy_is_right_and_there_once(whole):
+  own = [r for r in records(whole) if r['source'] == 'sums']
+  assert len(own) > 5
+  for r in own:
+    found = re.fullmatch(r'<answer>([0-9]+)</answer>', r['completion'])
+    assert int(found[1]) == eval(r['prompt'][:-1]) == int(r['answer'])
+    assert 0 < r['pass_rate'] <= 1 and r['reward'] >= 1.0
+    # Three tokens, the tags are one each, and digits.
+    assert r['tokens'] == 3 + len(found[1])
+  assert len({(r['prompt'], r['completion']) for r in own}) == len(own)
+  assert [r['index'] for r in own] == sorted(r['index'] for r in own)
+
+
+def test_the_card_tells_what_the_records_are(whole):
+  card, rows = card_of(whole), records(whole)
+  by_source = collections.defaultdict(list)
+  for r in rows:
+    by_source[r['source']].append(r['tokens'])
+  by_source['total'] = [r['tokens'] for r in rows]
+  assert len(by_source['other']) == 5
+  for source, tokens in by_source.items():
+    assert card['sources'][source] == {
+      'records': len(tokens), 'tokens': sum(tokens), 'min': min(tokens),
+      'max': max(tokens), 'mean': pytest.approx(np.mean(tokens)),
+    }  # fmt: skip
+  assert card['prompts'] == 40 and card['samples'] == 240
+  assert card['kept'] == len(by_source['sums'])
+  assert sum(card['dropped'].values()) + card['kept'] == 240
+  assert sum(card['pass_rates'].values()) == 40
+  # 40 prompts with 6 samples each: right ones are kept or said twice.
+  right = 240 - card['dropped']['wrong']
+  assert right == card['kept'] + card['dropped']['duplicate'] > 0
+  rates = {r['prompt']: r['pass_rate'] for r in rows if r['source'] == 'sums'}
+  some = 40 - card['pass_rates']['0']
+  # The tiny task asks some of its sums twice.
+  assert len(rates) <= some
+  readme = (whole / 'README.md').read_text()
+  assert f'| wrong | {card["dropped"]["wrong"]} |' in readme
+  assert str(tiny.run('sft')) in readme and '"prompts": 40' in readme
+
+
+def test_the_folder_holds_several_files_and_no_progress(whole):
+  names = {p.name for p in whole.iterdir()} - {'.lock'}
+  total = card_of(whole)['sources']['total']['records']
+  count = -(-total // 7)
+  assert count > 1
+  assert names == {
+    'README.md', 'card.json', 'dataset_info.json', 'features.json',
+    *(f'verified-train.array_record-{i:05d}-of-{count:05d}'
+      for i in range(count)),
+  }  # fmt: skip
+
+
+def test_killed_and_started_again_it_leaves_the_same_files(
+  config, whole, tmp_path
+):
+  out = tmp_path / 'set'
+  process = tiny.start('generate', *flags(config, out))
+  while process.poll() is None and not list(out.glob('progress/*.jsonl')):
+    time.sleep(0.002)
+  process.kill()
+  assert tiny.finish(process).code == -signal.SIGKILL
+  blocks = list(out.glob('progress/*.jsonl'))
+  assert 0 < len(blocks) < 10 and not (out / 'card.json').exists()
+  # What a kill may leave, and a block of which rows are missing.
+  (out / 'progress' / 'x.jsonl.partial').write_text('{"index')
+  end = 4 * len(blocks)
+  name = f'{end:09d}-{end + 4:09d}-00000.jsonl'
+  (out / 'progress' / name).write_text(blocks[0].read_text().split('\n')[0])
+  with pytest.raises(ValueError, match='goes on with it'):
+    record_set.open_set(str(out))
+  # Other blocks, and no prompt is asked again.
+  done = keep(config, out, '--config.keep.batch_prompts=6')
+  assert f'{end}/40' in done.err
+  assert contents(out) == contents(whole)
+
+
+def test_sigterm_ends_it_between_blocks(config, tmp_path):
+  process = tiny.start('generate', *flags(config, tmp_path / 'set'))
+  while process.poll() is None and not list(tmp_path.glob('set/*/*.jsonl')):
+    time.sleep(0.002)
+  process.send_signal(signal.SIGTERM)
+  done = tiny.finish(process)
+  assert done.code == 143
+  assert re.search(
+    r'stopped after \d+ of 40 prompts; the same command goes on', done.err
+  )
+
+
+def test_two_processes_leave_the_files_of_one(config, whole, tmp_path):
+  out = tmp_path / 'set'
+  job = ['-m', 'grpo_jax.generate', *flags(config, out)]
+  cache = f'--compilation_cache={tmp_path}/programs'
+  done = subprocess.run(
+    [*(tiny.sys.executable, '-m', 'launch.local', '--processes=2'),
+     *('--devices=1', '--', tiny.sys.executable, *job, cache)],
+    cwd=tiny.REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert contents(out) == contents(whole)
+
+
+def test_a_limit_stops_the_sampling_and_keeps_the_first(
+  config, whole, tmp_path
+):
+  keep(
+    config, tmp_path / 'set', '--config.keep.limit=3', '--config.keep.mix=()'
+  )
+  card, rows = card_of(tmp_path / 'set'), records(tmp_path / 'set')
+  assert rows == records(whole)[:3]
+  assert card['prompts'] == rows[-1]['index'] + 1 < 40
+  assert card['samples'] == 6 * card['prompts']
+  assert sum(card['dropped'].values()) + card['kept'] == card['samples']
+
+
+def test_a_finished_set_is_left_alone_and_another_refused(
+  config, whole, tmp_path
+):
+  out = shutil.copytree(whole, tmp_path / 'set')
+  (out / 'progress').mkdir()  # as a kill after the card leaves it
+  done = keep(config, out)
+  assert 'records in' in done.out and 'already' in done.out
+  assert contents(out) == contents(whole)
+  done = tiny.job('generate', *flags(config, out, '--config.seed=5'))
+  assert done.code == 2
+  assert 'seed=0 there and seed=5 here' in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  'more, saying',
+  [
+    (["--config.keep.filters=({'name': 'fit'},)"], "filters has no 'fit'"),
+    (['--config.keep.right=exact'], "keep.right='exact' is not one of"),
+    (["--config.keep.mix=({'source': 'x'},)"], 'each is dict(source=...'),
+    (['--config.keep.samples=0'], 'keep.samples=0 must be at least 1'),
+    (["--config.keep.rewrite={'name': 'function', 'path': 'json'}"],
+     "must be 'module:function'"),
+    (['--prompt=1+1='], 'and no --prompt'),
+    (['--keep=best'], "--keep='best' is not one of"),
+  ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_no_folder(
+  config, tmp_path, more, saying
+):
+  done = tiny.job('generate', *flags(config, tmp_path / 'set', *more))
+  assert done.code == 2 and len(done.err.splitlines()) == 1
+  assert saying in done.err
+  assert not (tmp_path / 'set').exists()
+
+
+def test_nothing_kept_is_an_error_with_the_counts(config, tmp_path):
+  least = "--config.keep.filters=({'name': 'thought_words', 'least': 1},)"
+  done = tiny.job('generate', *flags(config, tmp_path / 'set', least))
+  assert done.code == 2
+  told = done.err.splitlines()[-1]
+  assert 'none of 240 completions was kept' in told
+  assert "'thought_words': " in told and "'wrong': " in told
+
+
+def verdict(completion, example):
+  """A judge of one's own: no verdict on questions."""
+  return None if '?' in completion else completion.endswith(example.answer)
+
+
+def test_a_judge_decides_in_place_of_the_reward():
+  cfg = tiny.get_config()
+  cfg.keep.judge = dict(name='function', path='test_verified:verdict')
+  cfg.keep.rewrite = dict(name='function', path='test_verified:shout')
+  example = tasks.Example('Who?', 'Ada')
+  ask = types.SimpleNamespace(
+    task=tasks.Task(1, lambda i: example, lambda answer, example: False),
+    tokenizer=tokenizer.char(alphabet='AdaBob?!. '),
+  )
+  texts = ['Ada', 'Bob', 'Ada?', 'Bob. Ada']
+  judged = keep_lib.Judged(cfg, ask)
+
+  def rows(texts):
+    told = [Completion(t, tokens=3, finished=True) for t in texts]
+    return judged.rows([7], [told], [example])
+
+  [row] = rows(texts)
+  assert (row['index'], row['judged'], row['right']) == (7, 3, 2)
+  assert row['dropped'] == {'wrong': 1, 'unjudged': 1, 'rewrite': 1}
+  [kept] = row['kept']
+  assert kept['completion'] == '!Ada' and kept['tokens'] == 5
+  with pytest.raises(ValueError, match='no verdict on any of 2 answers'):
+    rows(['?', 'Bob?'])
+
+
+def shout(completion, example):
+  """A rewriter of one's own, which spoils what is long."""
+  return f'!{completion}' if len(completion) < 5 else f'{completion}!'
+
+
+def test_fine_tuning_on_a_set_lowers_the_loss(whole, tmp_path):
+  path = tmp_path / 'on_set.py'
+  path.write_text(
+    'from tests import tiny\n\n'
+    'def get_config():\n'
+    '  c = tiny.get_config()\n'
+    f"  c.task = dict(name='verified', path={str(whole)!r}, split='train')\n"
+    '  c.sft.update(batch_size=8, epochs=3)\n'
+    '  c.eval.every = 0\n'
+    '  return c\n'
+  )
+  workdir = tmp_path / 'run'
+  done = tiny.job('sft', f'--config={path}', f'--workdir={workdir}')
+  assert done.code == 0, done.err
+  run = open_run(workdir)
+  total = card_of(whole)['sources']['total']['records']
+  steps = -(-3 * total // 8)
+  assert run.config.steps == steps == run.metrics['step'][-1]
+  assert run.metrics['nll'][-1] < run.metrics['nll'][1] - 0.5
+
+
+def test_epochs_are_updates_rounded_up():
+  c = tiny.get_config()
+  c.sft.update(batch_size=16, epochs=2)
+  assert sft.with_steps(c, examples=100).steps == 13
+  assert c.steps == 10  # its own is left alone
+  c.sft.epochs = 0
+  assert sft.with_steps(c, examples=100).steps == 10
+
+
+def test_the_task_gives_records_of_a_split_and_of_sources(whole):
+  rows = records(whole)
+  task = tasks.verified(path=str(whole))
+  assert len(task) == len(rows)
+  for i, row in enumerate(rows):
+    example = task.example(i)
+    assert example.prompt == row['prompt']
+    assert example.completion == row['completion']
+    assert task.verify(row['answer'], example)
+  other = tasks.verified(path=str(whole), sources=('other',))
+  assert len(other) == 5
+  parts = [
+    tasks.verified(path=str(whole), split=s, test_share=0.3)
+    for s in ('train', 'test')
+  ]
+  prompts = [{t.example(i).prompt for i in range(len(t))} for t in parts]
+  assert not prompts[0] & prompts[1]
+  assert sum(map(len, parts)) == len(rows)
+  with pytest.raises(ValueError, match="no record of source 'chat'"):
+    tasks.verified(path=str(whole), sources=('chat',))
