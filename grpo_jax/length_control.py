@@ -73,6 +73,15 @@ def read_difficulties(path: str | pathlib.Path) -> Difficulties:
   )
 
 
+def check_count(difficulties: Difficulties, instructions: int) -> None:
+  """ValueError for fewer difficulties than instructions."""
+  if len(difficulties.difficulty) < instructions:
+    raise ValueError(
+      f'{len(difficulties.difficulty)} difficulties for {instructions} '
+      'instructions; both must be of the same prompt set, in its order'
+    )
+
+
 def win_rate(preferences: np.ndarray) -> dict[str, float]:
   """Percent of wins, with the names of AlpacaEval.
 
@@ -188,9 +197,10 @@ def fit(
 
   def objective(b):
     z = x @ b
-    return strength * (
-      row_weights * (np.logaddexp(0, z) - y * z)
-    ).sum() + np.abs(b).sum()
+    return (
+      strength * (row_weights * (np.logaddexp(0, z) - y * z)).sum()
+      + np.abs(b).sum()
+    )
 
   value = objective(coef)
   for _ in range(100):
@@ -234,11 +244,7 @@ def _features(reference_lengths, lengths, difficulties):
   scaled = difference / spread if spread else np.zeros_like(difference)
   columns: Mapping = {'length': np.tanh(scaled)}
   if difficulties is not None:
-    if len(difficulties.difficulty) < len(lengths):
-      raise ValueError(
-        f'{len(difficulties.difficulty)} difficulties for {len(lengths)} '
-        'instructions; both must be of the same prompt set, in its order'
-      )
+    check_count(difficulties, len(lengths))
     columns['difficulty'] = difficulties.difficulty[: len(lengths)]
   columns['model'] = np.ones(len(lengths))
   x = np.stack(list(columns.values()), axis=1)
@@ -284,7 +290,7 @@ def _error(x, y, row_weights, known, neutral, coef):
   slope = (neutral * (p * (1 - p))[:, None]).mean(0)
   fitted = x @ (np.linalg.pinv(curvature) @ slope) * row_weights * (y - q)
   psi = (p - p.mean()) / len(p)
-  psi[known] += fitted[-known.sum():]
+  psi[known] += fitted[-known.sum() :]
   return float(np.sqrt(np.sum(psi**2)))
 
 

@@ -78,7 +78,7 @@ def of_answers(cfg, section: str) -> None:
 
   Args:
     cfg: the whole config.
-    section: 'eval' or 'generate'.
+    section: 'eval', 'generate' or 'win_rate'.
 
   Raises:
     ValueError: with the numbers and the remedy.
@@ -87,7 +87,7 @@ def of_answers(cfg, section: str) -> None:
   positive(
     cfg,
     f'{section}.prompts',
-    f'{section}.samples',
+    *([f'{section}.samples'] if 'samples' in s else []),
     f'{section}.batch_prompts',
     'sample.max_prompt_length',
     'sample.max_completion_length',

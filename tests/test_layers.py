@@ -17,11 +17,12 @@ LAYERS = {
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
-    'event_files',
+    'event_files', 'length_control', 'text_measures', 'judges',
+    'judge_prompt', 'endpoint',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
-    'checkpoints', 'tasks.*',
+    'checkpoints', 'tasks.*', 'contests',
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [
@@ -29,7 +30,7 @@ LAYERS = {
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'report_warnings', 'win_rate', 'stage_table',
   ],
 }  # fmt: skip
 

@@ -112,12 +112,28 @@ def code_of(answer: str) -> str:
   return blocks[-1] if blocks else answer
 
 
+def summary(text: str) -> str:
+  """What a reader is told: the completion without its thought.
+
+  What follows the first </think>, or else begins with the answer; all of a text
+  without tags. Answer tags are dropped. '' where the thought does not end.
+  """
+  _, closed, told = text.partition(_END_THINK)
+  if not closed:
+    at = text.find(_OPEN)
+    if at < 0 and _THINK in text:
+      return ''
+    told = text[max(at, 0) :]
+  return told.replace(_OPEN, '').replace(_CLOSE, '').strip()
+
+
 EXTRACTORS = {
   'tags': tags,
   'boxed': boxed,
   'last_number': last_number,
   'lenient': lenient,
   'program': program,
+  'summary': summary,
 }
 
 

@@ -1,9 +1,9 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps` and
-`reasoning_gym` make a task from keyword arguments; a config chooses one by
-name. A task has a length, `example(i) -> Example` and `verify(answer, example)
--> bool`; `batch_indices` says which examples a step sees.
+`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `instructions`, `jsonl`,
+`mawps` and `reasoning_gym` make a task from keyword arguments; a config chooses
+one by name. A task has a length, `example(i) -> Example` and `verify(answer,
+example) -> bool`; `batch_indices` says which examples a step sees.
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
@@ -18,6 +18,7 @@ from grpo_jax.tasks.common import (
 from grpo_jax.tasks.countdown import ALPHABET, countdown
 from grpo_jax.tasks.gsm8k import gsm8k
 from grpo_jax.tasks.humaneval import humaneval
+from grpo_jax.tasks.instructions import instructions
 from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
 from grpo_jax.tasks.reasoning_gym import reasoning_gym
@@ -32,6 +33,7 @@ __all__ = [
   'countdown',
   'gsm8k',
   'humaneval',
+  'instructions',
   'jsonl',
   'mawps',
   'random',
