@@ -137,7 +137,7 @@ class Endpoint:
       row = self.known.get(key)
       self.cost.cached += row is not None
     if row is None:
-      row = {'key': key, **_read_answer(self._post(content.encode()))}
+      row = {'key': key, **read_answer(self._post(content.encode()))}
       with self.lock:
         self._keep(row)
     first = row['first']
@@ -197,7 +197,7 @@ def _orders(pair, orders):
   return (digest[0] % 2 == 0,)
 
 
-def _read_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+def read_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
   """{'first': preference for the answer shown first or None, tokens}."""
   usage = answer.get('usage') or {}
   choice = (answer.get('choices') or [{}])[0]

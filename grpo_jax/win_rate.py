@@ -134,7 +134,7 @@ def _answer(cfg, contest, generator):
       outputs.append({
         **{k: v for k, v in row.items() if k == 'dataset'},
         'instruction': example.prompt,
-        'output': _summary(ask.text(example.prompt), completion),
+        'output': summary_of(ask.text(example.prompt), completion),
         'generator': generator,
         'finished': bool(part.finished[e, 0]),
       })  # fmt: skip
@@ -143,7 +143,7 @@ def _answer(cfg, contest, generator):
   return outputs, step
 
 
-def _summary(prompt, completion):
+def summary_of(prompt, completion):
   """The final summary; a template may have opened the thought."""
   opened = prompt.rstrip().endswith('<think>')
   return text.summary(('<think>' if opened else '') + completion)

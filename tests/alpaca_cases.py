@@ -14,6 +14,8 @@ import pathlib
 
 import numpy as np
 
+from grpo_jax import length_control
+
 REFERENCE = pathlib.Path(__file__).parent / 'reference' / 'alpaca_eval.json'
 # The names of the package's own models.
 CONTROLS = (
@@ -95,3 +97,35 @@ def without_gamed(path: pathlib.Path, to: pathlib.Path) -> None:
     rows = [row[:2] for row in csv.reader(file)]
   with to.open('w', encoding='utf-8', newline='') as file:
     csv.writer(file).writerows(rows)
+
+
+def ours(preferences, lengths, control, folder, folds=None) -> dict:
+  """What this library says, with `weights` in the package's order."""
+  files = {
+    'length_controlled_v1': 'df_gamed.csv',
+    'length_controlled_noreg': 'difficulties.csv',
+  }
+  difficulties = None
+  if control in files:
+    gamed = folder / 'df_gamed.csv'
+    write_gamed(gamed, len(lengths))
+    without_gamed(gamed, folder / 'difficulties.csv')
+    difficulties = length_control.read_difficulties(folder / files[control])
+  found = length_control.length_controlled(
+    preferences, *np.array(lengths).T, difficulties=difficulties, folds=folds
+  )
+  assert found['length_control'] == control
+  return found | length_control.win_rate(preferences)
+
+
+def assert_equal(found: dict, package: dict, *, points: float) -> None:
+  """The same numbers of AlpacaEval's names; LC ones within these points."""
+  controlled = ('length_controlled_winrate', 'lc_standard_error')
+  for name in length_control.win_rate(np.array([0.5])):
+    np.testing.assert_allclose(
+      found[name], package[name], rtol=1e-12, err_msg=name
+    )
+  for name in controlled:
+    np.testing.assert_allclose(
+      found[name], package[name], atol=points, rtol=0, err_msg=name
+    )
