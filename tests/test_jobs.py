@@ -250,8 +250,8 @@ def test_a_run_is_compared_from_the_command_line(tmp_path):
   done = succeed(
     'evaluate', '--task=win_rate', f'--workdir={tmp_path / "w"}',
     f'--init_from={tiny.run("sft")}', f'--config.win_rate.path={path}',
-    '--config.win_rate.judge=test_win_rate:longer', '--config.win_rate.prompts=4',
-    '--config.win_rate.batch_prompts=4',
+    '--config.win_rate.judge=test_win_rate:longer',
+    '--config.win_rate.prompts=4', '--config.win_rate.batch_prompts=4',
   )  # fmt: skip
   outputs = json.loads((tmp_path / 'w' / 'model_outputs.json').read_text())
   assert [row['instruction'] for row in outputs] == [

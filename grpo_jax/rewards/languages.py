@@ -128,6 +128,9 @@ def consistency(
   prose: str, target: str, *, min_words: int = MIN_WORDS
 ) -> float | None:
   """The share of a text's words in the target language; None of few words."""
+  # No word is made of less than a token: the model need not be loaded.
+  if len(_TOKEN.findall(prose)) < min_words:
+    return None
   counts = words_by_language(prose)
   total = sum(counts.values())
   return counts.get(target, 0.0) / total if total >= min_words else None
