@@ -200,8 +200,10 @@ def get_config() -> ConfigDict:
     path='',  # what is asked, in this order
     reference='',  # the outputs to compare with; '' takes those of `path`
     prompts=805,  # the first of them
-    # A trained reward model's run, the URL of an OpenAI-compatible endpoint
-    # (http...), or a function 'module:function' (see judges.by_function).
+    outputs='',  # such a file that is judged; '' has the policy answer
+    # The URL of an OpenAI-compatible endpoint (http...), a Python function
+    # 'module:function' (see judges.by_function), or AlpacaEval's annotations
+    # of these outputs (a .json file).
     judge='',
     # AlpacaEval's df_gamed.csv, or '' to control for length without it.
     difficulties='',

@@ -45,18 +45,28 @@ def read(path: str, reference: str, *, count: int) -> Contest:
   if not reference:
     _need(rows, 'output', path)
     return Contest(rows, [r['output'] for r in rows], _generator(rows, path))
-  others = read_rows(reference)
-  _need(others, 'instruction', reference)
-  _need(others, 'output', reference)
-  outputs = {row['instruction']: row['output'] for row in others}
-  missing = [r for r in rows if r['instruction'] not in outputs]
-  if missing:
-    raise ValueError(
-      f'{reference}: no output for {len(missing)} of {len(rows)} instructions '
-      f'of {path}, first {missing[0]["instruction"][:60]!r}'
-    )
-  references = [outputs[row['instruction']] for row in rows]
+  others = _of_instructions(rows, reference)
+  references = [row['output'] for row in others]
   return Contest(rows, references, _generator(others, reference))
+
+
+def outputs(contest: Contest, path: str, generator: str) -> list[dict]:
+  """A file's outputs in the contest's order, as `compare` takes them.
+
+  Args:
+    contest: with the instructions.
+    path: as for `read`, in any order.
+    generator: their name; '' is the one that they bear.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read`.
+  """
+  found = _of_instructions(contest.rows, path)
+  generator = generator or _generator(found, path)
+  return [
+    {**row, 'output': other['output'], 'generator': generator}
+    for row, other in zip(contest.rows, found, strict=True)
+  ]
 
 
 def read_rows(path: str) -> list[dict]:
@@ -130,6 +140,21 @@ def compare(
     for i, (pair, p) in enumerate(zip(pairs, preferences, strict=True))
   ]
   return result, annotations
+
+
+def _of_instructions(rows, path):
+  """The rows of a file that answer these rows' instructions."""
+  others = read_rows(path)
+  _need(others, 'instruction', path)
+  _need(others, 'output', path)
+  found = {row['instruction']: row for row in others}
+  missing = [r for r in rows if r['instruction'] not in found]
+  if missing:
+    raise ValueError(
+      f'{path}: no output for {len(missing)} of {len(rows)} instructions, first '
+      f'{missing[0]["instruction"][:60]!r}'
+    )
+  return [found[row['instruction']] for row in rows]
 
 
 def _generator(rows, path):

@@ -54,7 +54,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   path = workdir / cfg.eval.file
   cli.write_json(path, result)
   for name, value in scalars(result).items():
-    print(f'{name:20s} {value:.4f}')
+    print(f'{name:28s} {value:.4f}')
   print(f'written to {path}')
 
 
@@ -67,8 +67,7 @@ def of_instructions(cfg):
     k: v for k, v in cfg.rewards.items() if v.get('name') == 'format'
   }
   cfg.rewards = ConfigDict(
-    dict(follows=dict(name='correct', weight=1.0, extract='summary'))
-    | rewards_of
+    dict(follows=dict(name='correct', weight=1.0, extract='reply')) | rewards_of
   )
   cfg.eval.file = stage_table.INSTRUCTIONS
   # Texts are not voted on.
@@ -195,7 +194,7 @@ def summarise(
   given, strict = judge(extract)
   # There is one way only to find a program or a summary, and running the
   # former takes its time.
-  one_way = extract in (text.program, text.summary)
+  one_way = extract in (text.program, text.reply)
   lenient = strict if one_way else judge(text.lenient)[1]
   canonical = [[_canonical(answer) for answer in row] for row in given]
   result = {}

@@ -2,11 +2,12 @@
 
 A judge is `judge(pairs) -> [n]` preferences in [0, 1] for `output` against
 `reference`: 1.0 better, 0.5 a tie, NaN where it could not tell. `by_score`
-makes one of a reward model, `by_function` of the user's Python;
-`endpoint.Endpoint` asks a language model. `decide` is what all share.
+makes one of a reward model, `by_function` of the user's Python,
+`by_annotations` of judgements already made; `endpoint.Endpoint` asks a language
+model. `decide` is what all share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import math
@@ -84,6 +85,38 @@ def by_function(path: str) -> Judge:
   def judge(pairs):
     told = [function(p.instruction, p.reference, p.output) for p in pairs]
     return np.array([math.nan if t is None else float(t) for t in told])
+
+  return judge
+
+
+def by_annotations(rows: Sequence[Mapping]) -> Judge:
+  """The judge whose annotations these are, in AlpacaEval's format.
+
+  Args:
+    rows: with 'instruction', 'output_1' (the reference), 'output_2' and
+      'preference' from 1 (the first is better) to 2; 0 is a tie, None unknown.
+
+  Raises:
+    ValueError: a row without a field; in judging, a pair that none is of.
+  """
+  known = {}
+  for number, row in enumerate(rows):
+    try:
+      pair = Pair(row['instruction'], row['output_1'], row['output_2'])
+      preference = row['preference']
+    except KeyError as error:
+      raise ValueError(f'annotation {number} has no field {error}') from None
+    preference = math.nan if preference is None else float(preference)
+    known[pair] = preference - 1 if preference else 0.5
+
+  def judge(pairs):
+    unknown = [pair for pair in pairs if pair not in known]
+    if unknown:
+      raise ValueError(
+        f'no annotation of {len(unknown)} of {len(pairs)} pairs, first of '
+        f'{unknown[0].instruction[:60]!r}'
+      )
+    return np.array([known[pair] for pair in pairs])
 
   return judge
 

@@ -6,7 +6,6 @@ probability in [0, 1] that the model's output is better than the reference's,
 0.5 a tie, NaN where no judgement was to be had.
 """
 
-from collections.abc import Mapping
 import csv
 import dataclasses
 import pathlib
@@ -17,7 +16,6 @@ import numpy as np
 _GAMED_WEIGHT = 0.2 / 2
 _SPLITS = 5
 _STRENGTHS = np.logspace(-4, 4, 10)
-_COLUMNS = ('index', 'instruction_difficulty')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +51,12 @@ def read_difficulties(path: str | pathlib.Path) -> Difficulties:
     )
   with path.open(encoding='utf-8-sig', newline='') as file:
     rows = list(csv.DictReader(file))
-  for column in _COLUMNS:
+  for column in ('index', 'instruction_difficulty'):
     if not rows or column not in rows[0]:
       raise ValueError(f'{path}: no column {column!r}, or no row')
-  known = {int(r['index']): float(r[_COLUMNS[1]]) for r in reversed(rows)}
+  known = {
+    int(r['index']): float(r['instruction_difficulty']) for r in reversed(rows)
+  }
   if sorted(known) != list(range(len(known))):
     raise ValueError(f'{path}: indices are not 0 .. {len(known) - 1}')
   gamed = [r for r in rows if r.get('not_gamed_baseline') == 'False']
@@ -242,7 +242,7 @@ def _features(reference_lengths, lengths, difficulties):
   spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
   # Where lengths differ by one and the same, they say nothing.
   scaled = difference / spread if spread else np.zeros_like(difference)
-  columns: Mapping = {'length': np.tanh(scaled)}
+  columns = {'length': np.tanh(scaled)}
   if difficulties is not None:
     check_count(difficulties, len(lengths))
     columns['difficulty'] = difficulties.difficulty[: len(lengths)]

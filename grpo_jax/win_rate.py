@@ -40,8 +40,9 @@ CACHE = 'judge_cache.jsonl'
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Answers, has judged, and writes."""
   workdir = cli.need_workdir(workdir)
-  cfg = evaluate.from_workdir(cfg, workdir)
   w = cfg.win_rate
+  if not w.outputs:
+    cfg = evaluate.from_workdir(cfg, workdir)
   validation.of_answers(cfg, 'win_rate')
   contest = contests.read(w.path, w.reference, count=w.prompts)
   difficulties = None
@@ -49,13 +50,17 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     difficulties = length_control.read_difficulties(w.difficulties)
     length_control.check_count(difficulties, len(contest.rows))
   workdir.mkdir(parents=True, exist_ok=True)
-  judge = open_judge(w, workdir)
-  generator = w.generator or workdir.resolve().name
-  outputs, step = _answer(cfg, contest, generator)
-  # Of several processes, one asks and writes.
-  if not hosts.is_first():
+  judge = open_judge(cfg, workdir)
+  if w.outputs:
+    outputs, step = contests.outputs(contest, w.outputs, w.generator), None
+  else:
+    generator = w.generator or workdir.resolve().name
+    outputs, step = _answer(cfg, contest, generator)
+  # Of several processes, one writes, and one asks whoever costs money.
+  if hosts.is_first():
+    cli.write_json(workdir / OUTPUTS, outputs)
+  elif isinstance(judge, Endpoint):
     return
-  cli.write_json(workdir / OUTPUTS, outputs)
   result, annotations = contests.compare(
     outputs,
     contest,
@@ -63,9 +68,11 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     difficulties=difficulties,
     annotator=w.endpoint.model if isinstance(judge, Endpoint) else w.judge,
   )
+  if not hosts.is_first():
+    return
   cli.write_json(workdir / ANNOTATIONS, annotations)
   settings = {
-    'init_from': cfg.init_from,
+    'init_from': '' if w.outputs else cfg.init_from,
     'step': step,
     'seed': cfg.seed,
     'prompt': cfg.prompt.to_dict(),
@@ -79,25 +86,28 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   print(f'written to {workdir / stage_table.WIN_RATE}')
 
 
-def open_judge(w, workdir: pathlib.Path) -> judges.Judge:
+def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
   """The judge that `win_rate.judge` names.
 
   Raises:
     ValueError: none, or one that cannot be had.
   """
+  w = cfg.win_rate
   if w.judge.startswith(('http://', 'https://')):
     settings = w.endpoint.to_dict()
     one_of('win_rate.endpoint.orders', w.endpoint.orders, ('both', 'random'))
-    positive({'win_rate': w}, 'win_rate.endpoint.parallel')
-    positive({'win_rate': w}, 'win_rate.endpoint.tries')
+    positive(cfg, 'win_rate.endpoint.parallel', 'win_rate.endpoint.tries')
     for price in ('price_in', 'price_out'):
       settings.pop(price)
     return Endpoint(w.judge, cache=workdir / CACHE, **settings)
+  if w.judge.endswith('.json'):
+    return judges.by_annotations(contests.read_rows(w.judge))
   if ':' in w.judge:
     return judges.by_function(w.judge)
   raise ValueError(
     f'win_rate.judge={w.judge!r} names no judge: give the URL of an '
-    "OpenAI-compatible endpoint, or a Python function 'module:function'"
+    "OpenAI-compatible endpoint, a Python function 'module:function', or a "
+    '.json file of annotations'
   )
 
 
@@ -134,7 +144,7 @@ def _answer(cfg, contest, generator):
       outputs.append({
         **{k: v for k, v in row.items() if k == 'dataset'},
         'instruction': example.prompt,
-        'output': summary_of(ask.text(example.prompt), completion),
+        'output': reply_to(ask.text(example.prompt), completion),
         'generator': generator,
         'finished': bool(part.finished[e, 0]),
       })  # fmt: skip
@@ -143,10 +153,10 @@ def _answer(cfg, contest, generator):
   return outputs, step
 
 
-def summary_of(prompt, completion):
+def reply_to(prompt, completion):
   """The final summary; a template may have opened the thought."""
   opened = prompt.rstrip().endswith('<think>')
-  return text.summary(('<think>' if opened else '') + completion)
+  return text.reply(('<think>' if opened else '') + completion)
 
 
 def _cost(judge, settings):

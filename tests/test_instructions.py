@@ -64,8 +64,8 @@ def test_the_thought_is_no_part_of_what_is_checked():
   task = tasks.instructions(split='train', size=1)
   example = tasks.Example('', '', data={'instructions': {'no_commas': None}})
   completion = '<think>a, b, c</think>\n<answer>done</answer>'
-  assert task.verify(text.summary(completion), example)
-  assert not task.verify(text.summary('<think>a b c'), example)
+  assert task.verify(text.reply(completion), example)
+  assert not task.verify(text.reply('<think>a b c'), example)
 
 
 def test_examples_are_a_function_of_seed_and_index():

@@ -227,7 +227,7 @@ def test_evaluation_agrees_with_counting_its_answers(answers, tmp_path):
   assert result['mean_length'] == pytest.approx(np.mean(lengths))
   cut = [not row['finished'] for row in answers]
   assert result['truncated'] == pytest.approx(np.mean(cut))
-  shown = f'pass@1               {share:.4f}'
+  shown = f'{"pass@1":28s} {share:.4f}'
   assert shown in done.out and str(tmp_path / 'eval.json') in done.out
 
 

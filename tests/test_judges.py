@@ -65,6 +65,20 @@ def test_a_function_that_is_not_there_is_named(path, told):
     judges.by_function(path)
 
 
+def test_annotations_are_the_judge_that_made_them():
+  rows = [
+    {'instruction': 'a', 'output_1': 'x', 'output_2': str(i), 'preference': p}
+    for i, p in enumerate((1, 2, 1.25, 0, None))
+  ]
+  judge = judges.by_annotations(rows)
+  pairs = [Pair('a', 'x', str(i)) for i in range(5)]
+  np.testing.assert_array_equal(judge(pairs), [0, 1, 0.25, 0.5, np.nan])
+  with pytest.raises(ValueError, match="no annotation of 1 of 1 .*'b'"):
+    judge([Pair('b', 'x', '0')])
+  with pytest.raises(ValueError, match="annotation 0 has no field 'output_1'"):
+    judges.by_annotations([{'instruction': 'a', 'preference': 1}])
+
+
 def test_a_judge_that_gives_other_numbers_is_refused():
   judge = judges.by_function('test_judges:tells')
   with pytest.raises(ValueError, match=r'gave 7.0; .* in \[0, 1\]'):

@@ -111,7 +111,7 @@ def test_language_consistency_is_of_thoughts_with_enough_words():
 
 
 @pytest.mark.parametrize(
-  'completion, summary',
+  'completion, reply',
   [
     ('<think>a</think> b', 'b'),
     ('<think>a</think><answer>b</answer>', 'b'),
@@ -119,8 +119,8 @@ def test_language_consistency_is_of_thoughts_with_enough_words():
     ('work <answer>4</answer>', '4'),  # what precedes an answer is a thought
     ('<think>a', ''),
     ('plain', 'plain'),
-    ('a</think>b</think>c', 'b</think>c'),
+    ('a</think>b</think>c', 'c'),
   ],
 )
-def test_the_summary_is_what_follows_the_thought(completion, summary):
-  assert text.summary(completion) == summary
+def test_the_reply_is_what_follows_the_thought(completion, reply):
+  assert text.reply(completion) == reply

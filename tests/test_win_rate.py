@@ -11,9 +11,9 @@ from scipy import optimize
 import tiny
 
 from grpo_jax import contests, judges, length_control
-from grpo_jax.win_rate import summary_of
+from grpo_jax.win_rate import reply_to
 
-# A judge is named by module and function; tests are on the path.
+# Judges are named by module and function; tests are on the path.
 LONGER = 'test_win_rate:longer'
 
 
@@ -231,26 +231,39 @@ def test_a_comparison_leaves_alpaca_evals_annotations():
   }  # fmt: skip
 
 
-def test_the_real_outputs_compare_as_their_lengths_do(data_folder):
+def test_the_real_outputs_compare_as_their_lengths_do(data_folder, tmp_path):
   folder = data_folder / 'alpaca'
   if not folder.exists():
     pytest.skip(f'no outputs of AlpacaEval in {folder}')
-  contest = contests.read(
-    str(folder / 'text_davinci_003.json'),
-    str(folder / 'gpt4_1106_preview.json'),
-    count=805,
+  flags = (
+    f'--workdir={tmp_path}',
+    f'--config.win_rate.path={folder / "gpt4_1106_preview.json"}',
+    f'--config.win_rate.outputs={folder / "text_davinci_003.json"}',
+    '--config.win_rate.prompts=200',
   )
-  assert contest.generator == 'gpt4_1106_preview'
-  result, _ = contests.compare(
-    contest.rows, contest, judges.by_function(LONGER), difficulties=None,
-    annotator='longer',
-  )  # fmt: skip
+  done = tiny.job(
+    'evaluate', '--task=win_rate', f'--config.win_rate.judge={LONGER}', *flags
+  )
+  assert done.code == 0, done.err
+  result = json.loads((tmp_path / 'win_rate.json').read_text())
   lengths = cases.alpaca_lengths(data_folder)
-  wins = np.mean([(1 + np.sign(m - r)) / 2 for r, m in lengths])
+  wins = np.mean([(1 + np.sign(m - r)) / 2 for r, m in lengths[:200]])
   assert result['win_rate'] == pytest.approx(100 * wins)
-  assert result['n_total'] == 805
+  assert (result['n_total'], result['n_unjudged']) == (200, 0)
+  assert result['generator'] == 'text_davinci_003'
+  assert result['reference'] == 'gpt4_1106_preview'
   # The shorter writer is better off when lengths are taken away.
   assert result['length_controlled_winrate'] > result['win_rate'] + 20
+  # What was annotated can be read again, and says the same.
+  kept = (tmp_path / 'annotations.json').rename(tmp_path / 'kept.json')
+  done = tiny.job(
+    'evaluate', '--task=win_rate', f'--config.win_rate.judge={kept}', *flags
+  )
+  assert done.code == 0, done.err
+  again = json.loads((tmp_path / 'win_rate.json').read_text())
+  assert {k: v for k, v in again.items() if k != 'settings'} == {
+    k: v for k, v in result.items() if k != 'settings'
+  }
 
 
 @pytest.mark.parametrize(
@@ -265,7 +278,7 @@ def test_the_real_outputs_compare_as_their_lengths_do(data_folder):
   ],
 )
 def test_only_the_final_summary_is_compared(prompt, completion, summary):
-  assert summary_of(prompt, completion) == summary
+  assert reply_to(prompt, completion) == summary
 
 
 @pytest.mark.parametrize(

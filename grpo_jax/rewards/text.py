@@ -112,13 +112,13 @@ def code_of(answer: str) -> str:
   return blocks[-1] if blocks else answer
 
 
-def summary(text: str) -> str:
-  """What a reader is told: the completion without its thought.
+def reply(text: str) -> str:
+  """What a reader is told: the completion without thought and answer tags.
 
-  What follows the first </think>, or else begins with the answer; all of a text
-  without tags. Answer tags are dropped. '' where the thought does not end.
+  What follows the last </think>, or else begins with the answer; all of a text
+  without tags. '' where a thought is opened and never closed.
   """
-  _, closed, told = text.partition(_END_THINK)
+  _, closed, told = text.rpartition(_END_THINK)
   if not closed:
     at = text.find(_OPEN)
     if at < 0 and _THINK in text:
@@ -133,7 +133,7 @@ EXTRACTORS = {
   'last_number': last_number,
   'lenient': lenient,
   'program': program,
-  'summary': summary,
+  'reply': reply,
 }
 
 
