@@ -151,8 +151,8 @@ def _of_instructions(rows, path):
   missing = [r for r in rows if r['instruction'] not in found]
   if missing:
     raise ValueError(
-      f'{path}: no output for {len(missing)} of {len(rows)} instructions, first '
-      f'{missing[0]["instruction"][:60]!r}'
+      f'{path}: no output for {len(missing)} of {len(rows)} instructions, '
+      f'first {missing[0]["instruction"][:60]!r}'
     )
   return [found[row['instruction']] for row in rows]
 

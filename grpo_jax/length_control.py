@@ -147,13 +147,13 @@ def length_controlled(
   row_weights = np.ones(len(train))
   label = 'length_controlled_minimal'
   if difficulties is not None:
-    label = 'length_controlled_noreg'
-    if len(difficulties.gamed):
-      label = 'length_controlled_v1'
-      train = np.concatenate([difficulties.gamed, train])
-      targets = np.concatenate([difficulties.gamed_preferences, targets])
-      gamed_weights = np.full(len(difficulties.gamed), _GAMED_WEIGHT)
-      row_weights = np.concatenate([gamed_weights, row_weights])
+    gamed = difficulties.gamed
+    label = f'length_controlled_{"v1" if len(gamed) else "noreg"}'
+    train = np.concatenate([gamed, train])
+    targets = np.concatenate([difficulties.gamed_preferences, targets])
+    row_weights = np.concatenate(
+      [np.full(len(gamed), _GAMED_WEIGHT), row_weights]
+    )
   if folds is None:
     folds = _folds(len(train))
   strength = _choose(train, targets, row_weights, folds)
