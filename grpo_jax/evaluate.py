@@ -2,26 +2,34 @@
 
 Samples answers to held-out questions and writes `eval.json`. Without
 `--init_from`, the newest checkpoint of the run in the workdir is evaluated.
+`--task=instructions` asks for checkable instructions to be followed
+(`instructions_eval.json`), `--task=win_rate` compares answers with a reference
+by a judge (`win_rate.json`, see `win_rate.py`).
 """
 
 from collections.abc import Callable
 import dataclasses
 import pathlib
 
+from absl import flags
+from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
 from grpo_jax import (
   answers,
   cli,
+  config,
   measures,
   policy,
   programs,
   questions,
   rewards,
+  stage_table,
+  text_measures,
   validation,
 )  # fmt: skip
-from grpo_jax.rewards import text
+from grpo_jax.rewards import languages, text
 from grpo_jax.structs import PyTree
 from grpo_jax.tasks import shares
 
@@ -47,8 +55,25 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   path = workdir / cfg.eval.file
   cli.write_json(path, result)
   for name, value in scalars(result).items():
-    print(f'{name:20s} {value:.4f}')
+    print(f'{name:28s} {value:.4f}')
   print(f'written to {path}')
+
+
+def of_instructions(cfg):
+  """The config that asks `eval.instructions` and reads the final summary."""
+  cfg = cfg.copy_and_resolve_references()
+  # Whole dicts: fields of another task or reward would not fit.
+  cfg.task, cfg.eval.task = cfg.eval.instructions, ConfigDict()
+  rewards_of = {
+    k: v for k, v in cfg.rewards.items() if v.get('name') == 'format'
+  }
+  cfg.rewards = ConfigDict(
+    dict(follows=dict(name='correct', weight=1.0, extract='reply')) | rewards_of
+  )
+  cfg.eval.file = stage_table.INSTRUCTIONS
+  # Texts are not voted on.
+  cfg.eval.votes = ()
+  return cfg
 
 
 def from_workdir(cfg, workdir: pathlib.Path | None):
@@ -71,6 +96,7 @@ class Evaluation:
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
     validation.of_answers(cfg, 'eval')
+    languages.check_target(e.language)
     self.cfg = cfg
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=True)
     task = self.questions.task
@@ -143,11 +169,12 @@ class Evaluation:
       ks=self.cfg.eval.ks,
       votes=self.cfg.eval.votes,
       extract=self.extract,
+      texts=self.texts,
     )
 
 
 def summarise(
-  task, examples, completions, finished, lengths, *, ks, votes, extract
+  task, examples, completions, finished, lengths, *, ks, votes, extract, texts
 ) -> dict:
   """Measures of completions [Q][n] to Q examples.
 
@@ -158,7 +185,8 @@ def summarise(
     (pass@1 of whatever looks like a final answer; of programs the strict
     one); 'cons@k'; lengths in tokens, also of right and wrong answers;
     'truncated'; 'distinct_problems', as small generators repeat themselves;
-    per-problem pass@1.
+    what `texts(completions, lengths, right)` measures (see
+    `text_measures.of_answers`); per-problem pass@1.
   """
 
   def judge(extract):
@@ -171,9 +199,10 @@ def summarise(
     return not text.is_empty(answer) and task.verify(answer, example)
 
   given, strict = judge(extract)
-  # There is one way only to find a program, and running it takes its time.
-  programs_asked = extract is text.program
-  lenient = strict if programs_asked else judge(text.lenient)[1]
+  # There is one way only to find a program or a summary, and running the
+  # former takes its time.
+  one_way = extract in (text.program, text.reply)
+  lenient = strict if one_way else judge(text.lenient)[1]
   canonical = [[_canonical(answer) for answer in row] for row in given]
   result = {}
 
@@ -193,6 +222,7 @@ def summarise(
   for name, chosen in (('right', strict), ('wrong', ~strict)):
     mean = lengths[chosen].mean() if chosen.any() else 0.0
     result[f'mean_length_{name}'] = float(mean)
+  result |= texts(completions, lengths, strict)
   result |= {
     'mean_length': float(lengths.mean()),
     'truncated': float(1 - finished.mean()),
@@ -216,6 +246,17 @@ def summarise(
   return result
 
 
+def _format(cfg, task) -> Callable[[str], float]:
+  """The run's own format reward, or else thought and answer in their tags."""
+  spec = dict(name='format')
+  for reward in cfg.rewards.values():
+    if reward.get('name') == 'format':
+      spec = reward.to_dict()
+  spec.pop('weight', None)
+  reward = config.pick(rewards, spec, task=task)()
+  return lambda completion: reward(completion, None)
+
+
 def _canonical(answer: str) -> str:
   """Equal for answers that a vote must not tell apart: '04', '4' and '4.0'."""
   number = text.parse_number(answer)
@@ -227,5 +268,25 @@ def scalars(result: dict) -> dict[str, float]:
   return {k: v for k, v in result.items() if isinstance(v, int | float)}
 
 
+def _main(cfg, workdir):
+  task = _task.value
+  if task == 'win_rate':
+    from grpo_jax import win_rate
+
+    win_rate.run(cfg, workdir)
+  elif task == 'instructions':
+    run(of_instructions(from_workdir(cfg, workdir)), workdir)
+  else:
+    run(cfg, workdir)
+
+
 if __name__ == '__main__':
-  cli.main(run)
+  # Here, as other jobs import this module and have no such flag.
+  _task = flags.DEFINE_enum(
+    'task',
+    'questions',
+    ['questions', 'instructions', 'win_rate'],
+    "What is asked: the config's own questions, eval.instructions, or the "
+    'prompts of win_rate.',
+  )
+  cli.main(_main)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_jax import report_curves, report_texts
+from grpo_jax import report_curves, text_measures
 
 # Points of a curve; of several groups together, that many more.
 _POINTS, _ALL_POINTS = 1000, 2000
@@ -27,6 +27,9 @@ _SECTIONS = {
     'eval/lenient': 'Held-out accuracy, lenient',
     'eval/answered': 'Held-out answers found',
     'eval/truncated': 'Held-out answers cut at the limit',
+    'eval/format': 'Held-out answers in the format',
+    'eval/language_consistency': 'Held-out language consistency',
+    'eval/gibberish': 'Held-out answers that are gibberish',
   },
   'Completion length': {
     'length/mean': 'Completion length, tokens',
@@ -39,6 +42,12 @@ _SECTIONS = {
     'thought/tokens': 'Length of the thought, tokens (estimate)',
     'reflective/each': 'Reflective words a completion',
     'reflective/per_1000': 'Reflective words for 1,000 tokens',
+    'eval/thinking_length': 'Held-out thought, tokens',
+    'eval/thinking_length_right': 'Held-out thought of right answers, tokens',
+    'eval/thinking_length_wrong': 'Held-out thought of wrong answers, tokens',
+    'eval/reflective_words': 'Held-out reflective words an answer',
+    'eval/reflective_per_1k': 'Held-out reflective words for 1,000 tokens',
+    'eval/reflective_share': 'Held-out answers with a reflective word',
   },
   'Policy': {
     'kl': 'KL to the reference, nats a token',
@@ -210,7 +219,7 @@ def _band(name, run, *, alone):
 def _words(index, group, groups, points):
   """The ten words apart, of one group."""
   curves = []
-  for word in report_texts.REFLECTIVE:
+  for word in text_measures.REFLECTIVE:
     curve, _ = _curve(f'words/{word}', group, points)
     if curve is not None and any(curve['y']):
       plain = {k: curve[k] for k in ('x', 'y')}

@@ -22,6 +22,7 @@ from grpo_jax import (
   report_tables,
   report_texts,
   report_warnings,
+  text_measures,
 )  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.runs import open_run, Run
@@ -128,7 +129,7 @@ def read(
       'stages': report_tables.stages(report_tables.evaluations(begun)),
       'configs': report_tables.configs(groups, group_over),
     },
-    'words': list(report_texts.REFLECTIVE),
+    'words': list(text_measures.REFLECTIVE),
     'completions': [_completions(r, len(begun)) for r in begun if r.samples],
   }
 

@@ -5,10 +5,9 @@ Each is {'columns': titles, 'rows': lists of strings}, or None.
 
 from collections.abc import Mapping, Sequence
 import json
-import re
 
 from configs import base
-from grpo_jax import cli
+from grpo_jax import cli, stage_table
 from launch import summary, trials
 
 # Changed fields that are columns of the table of runs; all are in their own.
@@ -58,31 +57,25 @@ def stages(rows: Sequence[tuple[str, Mapping]]) -> dict | None:
   Args:
     rows: name of the stage or run, and what `evaluate` found.
   """
-  if not rows:
-    return None
-  names = list(dict.fromkeys(
-    name for _, found in rows for name in found
-    if re.match(r'(pass|cons)@\d+$|lenient$', name)
-  ))  # fmt: skip
-  names += ['mean_length', 'truncated', 'problems', 'samples']
-  return {
-    'columns': ['', *(name.replace('_', ' ') for name in names)],
-    'rows': [
-      [told, *(_measure(found, n) for n in names)] for told, found in rows
-    ],
-  }
+  return stage_table.shown(rows) if rows else None
 
 
 def evaluations(loaded: Sequence) -> list[tuple[str, dict]]:
-  """Names and contents of the runs' eval.json and the like."""
+  """Names and measures of the runs' eval.json and the like.
+
+  What else was evaluated (instructions, the win rate) is in the first row of a
+  run.
+  """
   found = []
   for run in loaded:
-    for path in sorted(run.run.workdir.glob('*eval.json')):
-      content = json.loads(path.read_text(encoding='utf-8'))
-      content = content.get('result', content)
-      if 'pass@1' in content:
-        more = '' if path.name == 'eval.json' else f' ({path.name})'
-        found.append((f'{run.name}{more}', content))
+    folder = run.run.workdir
+    others = sorted(p.name for p in folder.glob('*_eval.json'))
+    first = stage_table.measured(folder)
+    if first:
+      found.append((run.name, first))
+    for name in others:
+      if name != stage_table.INSTRUCTIONS:
+        found.append((f'{run.name} ({name})', stage_table.read(folder / name)))
   return found
 
 
@@ -109,18 +102,6 @@ def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:
 
 def _brief(value):
   return float(f'{value:.4g}') if isinstance(value, float) else value
-
-
-def _measure(found, name):
-  value = found.get(name)
-  if value is None:
-    return ''
-  if name == 'mean_length':
-    return f'{value:.1f}'
-  if isinstance(value, int):
-    return str(value)
-  error = found.get(f'{name}_stderr')
-  return f'{value:.1%}' + ('' if error is None else f' ± {100 * error:.1f}')
 
 
 def _specs(fields):

@@ -3,19 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 import json
-import re
 from typing import Any
 
 import numpy as np
 
 from grpo_jax.rewards import text
+from grpo_jax.text_measures import REFLECTIVE, reflective_words
 
-# DeepSeek-R1 (2501.12948v2) C.2. Whole words: 'errors' is not counted.
-REFLECTIVE = (
-  'wait', 'mistake', 'however', 'but', 'retry', 'error', 'verify', 'wrong',
-  'evaluate', 'check',
-)  # fmt: skip
-_WORD = re.compile(rf'\b({"|".join(REFLECTIVE)})\b', re.IGNORECASE)
 # Characters kept of a long text: of its begin and of its end.
 _KEPT = {'prompt': (2000, 1000), 'thought': (4000, 2000), 'rest': (2000, 2000)}
 
@@ -53,7 +47,7 @@ def measures(
       continue
     whole = row['completion']
     thought, tokens = text.thought(whole), row.get('length', 0)
-    words = [word.lower() for word in _WORD.findall(thought)]
+    words = reflective_words(whole)
     share = len(thought) / max(len(whole), 1)
     counts = [words.count(word) for word in REFLECTIVE]
     found[row['step']].append((tokens, tokens * share, len(words), *counts))

@@ -80,7 +80,7 @@ def of_answers(cfg, section: str) -> None:
 
   Args:
     cfg: the whole config.
-    section: 'eval' or 'generate'.
+    section: 'eval', 'generate' or 'win_rate'.
 
   Raises:
     ValueError: with the numbers and the remedy.
@@ -89,7 +89,7 @@ def of_answers(cfg, section: str) -> None:
   positive(
     cfg,
     f'{section}.prompts',
-    f'{section}.samples',
+    *([f'{section}.samples'] if 'samples' in s else []),
     f'{section}.batch_prompts',
     'sample.max_prompt_length',
     'sample.max_completion_length',

@@ -227,7 +227,7 @@ def test_evaluation_agrees_with_counting_its_answers(answers, tmp_path):
   assert result['mean_length'] == pytest.approx(np.mean(lengths))
   cut = [not row['finished'] for row in answers]
   assert result['truncated'] == pytest.approx(np.mean(cut))
-  shown = f'pass@1               {share:.4f}'
+  shown = f'{"pass@1":28s} {share:.4f}'
   assert shown in done.out and str(tmp_path / 'eval.json') in done.out
 
 
@@ -238,3 +238,30 @@ def test_an_evaluation_of_a_run_needs_only_its_workdir():
   # The same questions and noise as after the last step.
   assert open_run(workdir).eval['pass@1'] == last
   (workdir / 'eval.json').unlink()
+
+
+def test_a_run_is_compared_from_the_command_line(tmp_path):
+  rows = [
+    {'instruction': f'{i} +{i}=', 'output': '', 'dataset': 'sums'}
+    for i in range(1, 6)
+  ]
+  path = tmp_path / 'sums.json'
+  path.write_text(json.dumps(rows))
+  done = succeed(
+    'evaluate', '--task=win_rate', f'--workdir={tmp_path / "w"}',
+    f'--init_from={tiny.run("sft")}', f'--config.win_rate.path={path}',
+    '--config.win_rate.judge=test_win_rate:longer',
+    '--config.win_rate.prompts=4', '--config.win_rate.batch_prompts=4',
+  )  # fmt: skip
+  outputs = json.loads((tmp_path / 'w' / 'model_outputs.json').read_text())
+  assert [row['instruction'] for row in outputs] == [
+    row['instruction'] for row in rows[:4]
+  ]
+  assert {row['generator'] for row in outputs} == {'w'}
+  assert {row['dataset'] for row in outputs} == {'sums'}
+  result = json.loads((tmp_path / 'w' / 'win_rate.json').read_text())
+  # The reference says nothing: a word wins, and silence is a tie.
+  said = np.mean([(1 + bool(row['output'])) / 2 for row in outputs])
+  assert result['win_rate'] == pytest.approx(100 * said)
+  assert f'{100 * said:6.2f} ±' in done.out
+  assert result['settings']['step'] == open_run(tiny.run('sft')).steps[-1]

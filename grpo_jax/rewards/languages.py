@@ -35,6 +35,7 @@ LANGUAGES = {
   'hangul': ('ko',),
   'han': ('zh', 'ja'),
 }
+MIN_WORDS = 10  # of a text that is worth judging
 # Nats a change of language costs, between words and between sentences, and the
 # weight of words that begin with a capital: the best of several on sentences of
 # Django's translations, mixed at random. On those of other programs, 98 % of
@@ -80,7 +81,7 @@ _NO_LANGUAGE = re.compile(
 )
 
 
-def language(*, task, target: str = 'en', min_words: int = 10) -> Reward:
+def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
   """Words of the thought in the target language over its words (R1, eq. 7).
 
   Digits, code, LaTeX, URLs, symbols and single letters are no words. Two
@@ -99,26 +100,40 @@ def language(*, task, target: str = 'en', min_words: int = 10) -> Reward:
       py3langid is not installed.
   """
   del task
-  known = [name for names in LANGUAGES.values() for name in names]
-  if target not in known:
-    raise ValueError(
-      f'language: target={target!r} is not among {", ".join(known)}'
-    )
+  check_target(target)
   if min_words < 1:
     raise ValueError(f'language: min_words={min_words} must be at least 1')
-  if importlib.util.find_spec('py3langid') is None:
-    raise ValueError('reward language needs the package: pip install py3langid')
   # Seconds; here, or every thread that grades would load the model for itself.
   for script, names in LANGUAGES.items():
     if len(names) > 1 and script != 'han':
       _scorer(script)
 
-  def reward(completion, example):
-    counts = words_by_language(text.thought(completion))
-    total = sum(counts.values())
-    return counts.get(target, 0.0) / total if total >= min_words else 0.0
+  return lambda completion, example: (
+    consistency(text.thought(completion), target, min_words=min_words) or 0.0
+  )
 
-  return reward
+
+def check_target(target: str) -> None:
+  """ValueError for a language that cannot be told, or without py3langid."""
+  known = [name for names in LANGUAGES.values() for name in names]
+  if target not in known:
+    raise ValueError(
+      f'language: target={target!r} is not among {", ".join(known)}'
+    )
+  if importlib.util.find_spec('py3langid') is None:
+    raise ValueError('reward language needs the package: pip install py3langid')
+
+
+def consistency(
+  prose: str, target: str, *, min_words: int = MIN_WORDS
+) -> float | None:
+  """The share of a text's words in the target language; None of few words."""
+  # No word is made of less than a token: the model need not be loaded.
+  if len(_TOKEN.findall(prose)) < min_words:
+    return None
+  counts = words_by_language(prose)
+  total = sum(counts.values())
+  return counts.get(target, 0.0) / total if total >= min_words else None
 
 
 def words_by_language(prose: str) -> dict[str, float]:

@@ -42,14 +42,20 @@ def repetition(*, task, size: int = 4, max_penalty: float = 1.0) -> Reward:
     )
 
   def reward(completion, example):
-    found = units(completion)
-    grams = list(zip(*(found[i:] for i in range(size)), strict=False))
-    if not grams:
+    distinct, total = count(completion, size)
+    if not total:
       return 0.0
     # Not -max_penalty * 0: that is -0.0.
-    return max_penalty * (len(set(grams)) / len(grams) - 1.0)
+    return max_penalty * (distinct / total - 1.0)
 
   return reward
+
+
+def count(text: str, size: int) -> tuple[int, int]:
+  """Distinct n-grams and all n-grams, of `size` units."""
+  found = units(text)
+  grams = list(zip(*(found[i:] for i in range(size)), strict=False))
+  return len(set(grams)), len(grams)
 
 
 def units(text: str) -> list[str]:

@@ -143,6 +143,7 @@ EXTRACTORS = {
   'last_number': last_number,
   'lenient': lenient,
   'program': program,
+  'reply': reply,
 }
 
 

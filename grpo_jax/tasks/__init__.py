@@ -19,6 +19,7 @@ from grpo_jax.tasks.common import (
 from grpo_jax.tasks.countdown import ALPHABET, countdown
 from grpo_jax.tasks.gsm8k import gsm8k
 from grpo_jax.tasks.humaneval import humaneval
+from grpo_jax.tasks.instructions import instructions
 from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
 from grpo_jax.tasks.mixture import mixture
@@ -36,6 +37,7 @@ __all__ = [
   'countdown',
   'gsm8k',
   'humaneval',
+  'instructions',
   'jsonl',
   'mawps',
   'mixture',

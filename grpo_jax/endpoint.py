@@ -1,0 +1,258 @@
+"""A language model as judge, behind any OpenAI-compatible endpoint.
+
+The prompt, and how logprobs become a preference, are those of AlpacaEval 2's
+weighted annotator (weighted_alpaca_eval_gpt4_turbo): 'm' or 'M' is the answer,
+and P(m) / (P(m) + P(M)) the preference. Every annotation is kept in a file: the
+same question is never paid for twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+import dataclasses
+import hashlib
+import http.client
+import json
+import math
+import os
+import pathlib
+import threading
+import time
+from typing import Any
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+from grpo_jax import judge_prompt
+from grpo_jax.judges import Pair
+
+_LONGEST_WAIT = 60.0
+# Worth another try: too many requests, timeouts, a server's own troubles.
+_PASSING = (408, 409, 429, 500, 502, 503, 504, 529)
+
+
+class EndpointError(ValueError):
+  """The endpoint refused, or could not be reached often enough."""
+
+
+@dataclasses.dataclass
+class Cost:
+  """What has been asked; tokens as the endpoint counts them."""
+
+  requests: int = 0
+  cached: int = 0
+  tokens_in: int = 0
+  tokens_out: int = 0
+
+  def dollars(self, *, price_in: float, price_out: float) -> float:
+    """At prices for a million tokens."""
+    return (self.tokens_in * price_in + self.tokens_out * price_out) / 1e6
+
+
+class Endpoint:
+  """The judge; `cost` grows as it is asked."""
+
+  def __init__(
+    self,
+    url: str,
+    *,
+    model: str,
+    key_from: str,
+    orders: str,
+    logprobs: bool,
+    parallel: int,
+    timeout: float,
+    tries: int,
+    cache: pathlib.Path,
+    first_wait: float = 1.0,
+  ):
+    """Asks nothing yet.
+
+    Args:
+      url: base URL, as 'https://api.openai.com/v1'.
+      model: the name that the endpoint knows the judge by.
+      key_from: environment variable of the key; '' sends none.
+      orders: 'both': each pair is asked twice, either answer first, and the
+        preferences averaged; 'random': once, the order by hash of the
+        instruction.
+      logprobs: ask for them; without any, the written answer counts.
+      parallel: requests at a time.
+      timeout: seconds of a request.
+      tries: of a request, with waits of 1, 2, 4, ... seconds between them, or
+        as long as the endpoint asks for.
+      cache: JSON lines file of annotations; its folder must exist.
+      first_wait: seconds.
+
+    Raises:
+      ValueError: no key in the environment.
+    """
+    self.url = f'{url.rstrip("/")}/chat/completions'
+    self.model, self.orders, self.logprobs = model, orders, logprobs
+    self.parallel, self.timeout, self.tries = parallel, timeout, tries
+    self.first_wait, self.cost = first_wait, Cost()
+    self.headers = {'Content-Type': 'application/json'}
+    if key_from:
+      key = os.environ.get(key_from, '')
+      if not key:
+        raise ValueError(
+          f'the judge at {url} needs a key: set the environment variable '
+          f"{key_from}, or win_rate.endpoint.key_from='' if it needs none"
+        )
+      self.headers['Authorization'] = f'Bearer {key}'
+    self.lock, self.cache = threading.Lock(), cache
+    self.known = _read_cache(cache)
+
+  def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:
+    """[n] preferences for the outputs.
+
+    Raises:
+      EndpointError: refused, or no answer after all tries. What was answered
+        before is in the cache.
+    """
+    questions = [
+      (i, reference_first)
+      for i, pair in enumerate(pairs)
+      for reference_first in _orders(pair, self.orders)
+    ]
+    with futures.ThreadPoolExecutor(self.parallel) as pool:
+      asked = [pool.submit(self._ask, pairs[i], ref) for i, ref in questions]
+      try:
+        told = [future.result() for future in asked]
+      except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    found = [[] for _ in pairs]
+    for (i, _), preference in zip(questions, told, strict=True):
+      found[i].append(preference)
+    # One that could not be read leaves its pair unknown: half of it is biased.
+    return np.array([np.mean(each) for each in found])
+
+  def _ask(self, pair, reference_first):
+    """The preference for the output, of one order."""
+    shown = (pair.reference, pair.output)
+    body = self._body(pair.instruction, *shown[:: 1 if reference_first else -1])
+    content = json.dumps(body, sort_keys=True)
+    key = hashlib.sha256(f'{self.url} {content}'.encode()).hexdigest()
+    with self.lock:
+      row = self.known.get(key)
+      self.cost.cached += row is not None
+    if row is None:
+      row = {'key': key, **read_answer(self._post(content.encode()))}
+      with self.lock:
+        self._keep(row)
+    first = row['first']
+    if first is None:
+      return math.nan
+    return 1 - first if reference_first else first
+
+  def _body(self, instruction, first, second):
+    body = {
+      'model': self.model,
+      'messages': judge_prompt.messages(instruction, first, second),
+      'max_tokens': 1,
+      # Of no effect on logprobs; without them, the likelier answer is wanted.
+      'temperature': 1 if self.logprobs else 0,
+    }
+    if self.logprobs:
+      body |= {'logprobs': True, 'top_logprobs': 5}
+    return body
+
+  def _keep(self, row):
+    self.known[row['key']] = row
+    self.cost.requests += 1
+    self.cost.tokens_in += row['tokens_in']
+    self.cost.tokens_out += row['tokens_out']
+    with self.cache.open('a', encoding='utf-8') as file:
+      file.write(json.dumps(row) + '\n')
+
+  def _post(self, content):
+    """The endpoint's answer, as often tried as need be."""
+    wait, trouble = self.first_wait, ''
+    for attempt in range(self.tries):
+      if attempt:
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+      request = urllib.request.Request(self.url, content, self.headers)
+      try:
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+          return json.load(answer)
+      except urllib.error.HTTPError as error:
+        trouble = f'{error.code} {error.reason}: {_message(error)}'
+        if error.code not in _PASSING:
+          raise EndpointError(f'{self.url} refused: {trouble}') from None
+        wait = _asked_wait(error.headers, wait)
+      except (OSError, http.client.HTTPException, ValueError) as error:
+        trouble = f'{type(error).__name__}: {error}'
+    raise EndpointError(
+      f'{self.url} gave no answer in {self.tries} tries, the last: {trouble}; '
+      'start the same command again later, what was answered is kept'
+    )
+
+
+def _orders(pair, orders):
+  """Whether the reference is shown first, each time it is asked."""
+  if orders == 'both':
+    return (True, False)
+  digest = hashlib.sha256(pair.instruction.encode('utf-8', 'replace')).digest()
+  return (digest[0] % 2 == 0,)
+
+
+def read_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+  """{'first': preference for the answer shown first or None, tokens}."""
+  usage = answer.get('usage') or {}
+  choice = (answer.get('choices') or [{}])[0]
+  return {
+    'first': _first_preferred(choice),
+    'tokens_in': int(usage.get('prompt_tokens', 0)),
+    'tokens_out': int(usage.get('completion_tokens', 0)),
+  }
+
+
+def _first_preferred(choice):
+  """P(m) / (P(m) + P(M)) of the first token, or by what is written."""
+  content = (choice.get('logprobs') or {}).get('content') or []
+  if content:
+    top = {t['token']: t['logprob'] for t in content[0]['top_logprobs']}
+    known = [top[name] for name in ('m', 'M') if name in top]
+    if not known:
+      return None
+    both = float(np.logaddexp.reduce(known))
+    return math.exp(top.get('m', -math.inf) - both)
+  written = ((choice.get('message') or {}).get('content') or '').strip()
+  return {'m': 1.0, 'M': 0.0}.get(written)
+
+
+def _read_cache(path):
+  """key -> row. A line that was cut when a process was killed is ended."""
+  if not path.exists():
+    return {}
+  content, known = path.read_text(encoding='utf-8'), {}
+  if content and not content.endswith('\n'):
+    with path.open('a', encoding='utf-8') as file:
+      file.write('\n')
+  for line in content.splitlines():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    known[row['key']] = row
+  return known
+
+
+def _message(error):
+  """What the endpoint says is wrong, in one line."""
+  told = ''
+  try:
+    told = error.read().decode('utf-8', 'replace')
+    found = json.loads(told)['error']
+    told = found['message'] if isinstance(found, dict) else str(found)
+  except (OSError, ValueError, KeyError, TypeError):
+    pass
+  return ' '.join(told.split())[:300]
+
+
+def _asked_wait(headers, wait):
+  try:
+    return min(max(float(headers.get('Retry-After', '')), 0.0), _LONGEST_WAIT)
+  except ValueError:
+    return wait

@@ -1,0 +1,124 @@
+"""What the texts of sampled answers are like, beyond right and wrong (host).
+
+The measures of R1's stage table that are read off completions: how long is
+thought, with how many reflective words, how much of it is gibberish, whether
+format and language are kept. Each is a pure function of texts.
+"""
+
+from collections.abc import Callable, Sequence
+import re
+
+import numpy as np
+
+from grpo_jax import measures
+from grpo_jax.rewards import languages, ngrams, text
+
+# DeepSeek-R1 (2501.12948v2) C.2. Whole words: 'errors' is not counted.
+REFLECTIVE = (
+  'wait', 'mistake', 'however', 'but', 'retry', 'error', 'verify', 'wrong',
+  'evaluate', 'check',
+)  # fmt: skip
+_WORD = re.compile(rf'\b({"|".join(REFLECTIVE)})\b', re.IGNORECASE)
+_TAG = re.compile('</?(?:think|answer)>')
+_ORDER = ('<think>', '</think>', '<answer>', '</answer>')
+# Our own choice, as the paper gives none: half of at least 16 4-grams repeated.
+_NGRAM, _FEWEST, _REPEATED = 4, 16, 0.5
+# What no tokenizer's text has but in undecodable bytes; tab, newlines are text.
+_UNREADABLE = re.compile('[\ufffd\x00-\x08\x0e-\x1f\x7f]')
+
+
+def reflective_words(completion: str) -> list[str]:
+  """Those of the ten words that the thought holds, in lower case, in order."""
+  return [word.lower() for word in _WORD.findall(text.thought(completion))]
+
+
+def is_gibberish(completion: str) -> bool:
+  """Whether the text repeats itself or cannot be parsed.
+
+  Repetition: at least half of its 4-grams (see `ngrams.units`) have been seen
+  before, of 16 or more. Unparsable: tags doubled or out of order, or characters
+  that are no text. A completion cut within its thought is neither.
+  """
+  distinct, total = ngrams.count(completion, _NGRAM)
+  if total >= _FEWEST and 1 - distinct / total >= _REPEATED:
+    return True
+  if _UNREADABLE.search(completion):
+    return True
+  found = tuple(_TAG.findall(completion))
+  # The prompt may hold the opening tag, or an answer come without a thought.
+  return all(
+    found != _ORDER[begin : begin + len(found)] for begin in range(3)
+  )  # fmt: skip
+
+
+def of_answers(
+  completions: Sequence[Sequence[str]],
+  lengths: np.ndarray,
+  right: np.ndarray,
+  *,
+  count_tokens: Callable[[str], int],
+  follows_format: Callable[[str], float],
+  language: str,
+) -> dict[str, float]:
+  """Measures of n answers to each of Q questions.
+
+  Args:
+    completions: [Q][n].
+    lengths: [Q n] tokens.
+    right: [Q n] bool.
+    count_tokens: text -> its tokens.
+    follows_format: completion -> 1.0 or 0.0.
+    language: what thoughts should be in, an ISO 639-1 code.
+
+  Returns:
+    'thinking_length' in tokens, also of right and wrong answers where there are
+    any ('thinking_length_right', ...). A thought is what `text.thought` finds:
+    of a text without tags, all of it.
+    'reflective_words' an answer, 'reflective_per_1k' tokens of completion,
+    'reflective_share' of the answers that hold any.
+    'gibberish', 'format': shares of answers.
+    'language_consistency': mean share of a thought's words in the language,
+    over thoughts of ten words or more; left out where there are none.
+    Each mean over answers has a '_stderr', clustered by question.
+  """
+  thinking = _table(completions, lambda c: count_tokens(text.thought(c)))
+  words = _table(completions, lambda c: len(reflective_words(c)))
+  means = {
+    'thinking_length': thinking,
+    'reflective_words': words,
+    'reflective_share': words > 0,
+    'gibberish': _table(completions, is_gibberish),
+    'format': _table(completions, follows_format),
+  }
+  result = {}
+  for name, values in means.items():
+    per_question = values.mean(1)
+    result[name] = float(per_question.mean())
+    result[f'{name}_stderr'] = measures.standard_error(per_question)
+  for name, chosen in (('right', right), ('wrong', ~right)):
+    if chosen.any():
+      result[f'thinking_length_{name}'] = float(thinking[chosen].mean())
+  tokens = max(float(lengths.sum()), 1.0)
+  result['reflective_per_1k'] = float(1000 * words.sum() / tokens)
+  result |= _language(completions, language)
+  return result
+
+
+def _language(completions, language):
+  found = [
+    [languages.consistency(text.thought(c), language) for c in row]
+    for row in completions
+  ]
+  judged = [[s for s in row if s is not None] for row in found]
+  per_question = np.array([np.mean(row) for row in judged if row])
+  if not per_question.size:
+    return {}
+  return {
+    'language_consistency': float(per_question.mean()),
+    'language_consistency_stderr': measures.standard_error(per_question),
+  }
+
+
+def _table(completions, measure):
+  """[Q n] float of a measure of each completion."""
+  return np.array([[float(measure(c)) for c in row] for row in completions])
