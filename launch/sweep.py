@@ -9,29 +9,16 @@ others. What a sweep file is: `launch.trials`.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import time
 
 if not __package__:
   # Run as a file: its own folder is on the path, in place of the one above.
   sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 from grpo_jax import errors  # noqa: E402
-from launch import elsewhere, processes, summary, trials  # noqa: E402
-from launch.trials import Trial  # noqa: E402
-
-LOG = 'log.txt'
-# How a trial ends that was asked to: it saved, was done just then, had not yet
-# begun, or was killed by a second signal.
-_STOPPED = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
-_POLL = 0.1  # seconds
-_TOLD_EVERY = (1.0, 60.0)  # seconds between looks at progress; lines in a log
+from launch import elsewhere, runner, summary, trials  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +45,9 @@ def main(argv: list[str]) -> int:
         print(shlex.join(trial.command(sys.executable)))
       return 0
     done = len(found) - len(waiting)
-    status = Sweep(waiting, done=done, parallel=args.parallel).run()
+    status = runner.Runner(
+      waiting, done=done, parallel=args.parallel, kind='trials'
+    ).run()
   except (ValueError, OSError) as error:
     errors.tell(error)
     return 2
@@ -69,156 +58,6 @@ def main(argv: list[str]) -> int:
       f'python -m launch.sweep {told} --summarise'
     )
   return status
-
-
-@dataclasses.dataclass(frozen=True)
-class Running:
-  """A trial under way."""
-
-  trial: Trial
-  process: subprocess.Popen
-  log: pathlib.Path
-  begin: int  # bytes of the log that are of starts before this one
-
-  def last_line(self) -> str:
-    """Of what this start has written."""
-    with open(self.log, 'rb') as file:
-      file.seek(self.begin)
-      lines = file.read().decode('utf-8', 'replace').split('\n')
-    return next((x.strip() for x in reversed(lines) if x.strip()), '')
-
-
-class Sweep:
-  """Runs trials on this machine, some at a time."""
-
-  def __init__(self, waiting: list[Trial], *, done: int, parallel: int):
-    """Starts nothing yet.
-
-    Args:
-      waiting: to be run, in order.
-      done: trials that were finished before.
-      parallel: at a time.
-    """
-    self.waiting, self.done, self.parallel = list(waiting), done, parallel
-    self.total = done + len(waiting)
-    self.running: list[Running] = []
-    self.failed: list[str] = []
-    self.line = Line()
-
-  def run(self) -> int:
-    """Runs all; the exit status. A signal goes on to what runs."""
-    with processes.noted_signals() as arrived:
-      try:
-        self._run(arrived)
-      finally:
-        # Some are left only after an error of our own, such as a full disk.
-        for running in self.running:
-          running.process.terminate()
-          running.process.wait()
-    self.line.close()
-    for text in self.failed:
-      print(f'failed: {text}', file=sys.stderr)
-    if arrived:
-      print(
-        f'stopped: {self.done} of {self.total} trials are finished; the same '
-        'command goes on from there',
-        file=sys.stderr,
-      )
-      return 128 + arrived[0]
-    return 1 if self.failed else 0
-
-  def _run(self, arrived):
-    passed = 0
-    while self.running or (self.waiting and not arrived):
-      if passed < len(arrived):
-        self._pass_on(arrived[passed], again=passed > 0)
-        passed += 1
-      while self.waiting and len(self.running) < self.parallel and not passed:
-        self.running.append(start(self.waiting.pop(0)))
-      time.sleep(_POLL)
-      ended = [r for r in self.running if r.process.poll() is not None]
-      for running in ended:
-        self.running.remove(running)
-        self._ended(running, passed)
-      self.line.show(self._told, now=bool(ended))
-
-  def _pass_on(self, number, *, again):
-    self.line.close()
-    name = signal.Signals(number).name
-    if again:
-      print(f'{name}: killing what runs', file=sys.stderr)
-    else:
-      print(
-        f'{name}: waiting for {len(self.running)} trials to save; again to '
-        'kill them',
-        file=sys.stderr,
-      )
-    for running in self.running:
-      if again:
-        processes.kill(running.process)
-      else:
-        running.process.terminate()
-
-  def _ended(self, running, signalled):
-    processes.clear(running.process)
-    trial, code = running.trial, running.process.returncode
-    if code == 0 and trial.finished():
-      self.done += 1
-    elif not signalled or processes.status(code) not in _STOPPED:
-      what = processes.told(code)
-      if code == 0:
-        what = f'ended at step {trial.reached()} of {trial.cfg.steps}'
-      last = running.last_line()
-      self.failed.append(
-        f'{trial.name}: {what}{": " if last else ""}{last} ({running.log})'
-      )
-
-  def _told(self):
-    at = (
-      f'{r.trial.name} {r.trial.reached()}/{r.trial.cfg.steps}'
-      for r in self.running
-    )
-    failed = f', {len(self.failed)} failed' if self.failed else ''
-    under_way = '  '.join(('', *at))
-    return f'{self.done}/{self.total} finished{failed}{under_way}'
-
-
-def start(trial: Trial) -> Running:
-  """Starts a trial, with its output in the log of its workdir."""
-  folder = pathlib.Path(trial.workdir)
-  folder.mkdir(parents=True, exist_ok=True)
-  log = folder / LOG
-  with open(log, 'ab') as file:
-    # Now, as the process shares the position.
-    begin = file.tell()
-    process = processes.start(
-      trial.command(sys.executable), stdout=file, stderr=subprocess.STDOUT
-    )
-    return Running(trial, process, log, begin)
-
-
-class Line:
-  """Progress: one line of a terminal, or now and then a line of a log."""
-
-  def __init__(self):
-    self._live = sys.stderr.isatty()
-    self._every = _TOLD_EVERY[0 if self._live else 1]
-    self._last = time.monotonic()
-
-  def show(self, text, *, now: bool):
-    """Shows `text()` if it is time, or if something has happened."""
-    if not now and time.monotonic() - self._last < self._every:
-      return
-    self._last, told = time.monotonic(), text()
-    if self._live:
-      width = shutil.get_terminal_size().columns - 1
-      told = f'\r{told[:width]}\x1b[K'
-    print(told, end='' if self._live else '\n', file=sys.stderr, flush=True)
-
-  def close(self):
-    """Leaves the line as it is."""
-    if self._live:
-      print(file=sys.stderr)
 
 
 def _flags(argv):

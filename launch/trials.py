@@ -29,6 +29,7 @@ from absl import flags
 from ml_collections import config_flags, ConfigDict
 
 from grpo_jax import cli, metrics, runs
+from launch import processes
 from launch.sweeps import Choice
 
 JOBS = ('train', 'sft')
@@ -63,16 +64,32 @@ class Trial:
     """Whether the workdir can be looked into."""
     return '://' not in self.workdir
 
+  @property
+  def folder(self) -> pathlib.Path:
+    """The workdir as a path."""
+    return pathlib.Path(self.workdir)
+
+  needs = ()  # no trial waits for another
+
+  def begin(self) -> None:
+    """Makes the workdir."""
+    self.folder.mkdir(parents=True, exist_ok=True)
+
+  def missing(self, code: int) -> str:
+    """What keeps a trial whose process ended so from being finished, or ''."""
+    if code:
+      return processes.told(code)
+    if not self.finished():
+      return f'ended at step {self.reached()} of {self.cfg.steps}'
+    return ''
+
+  def progress(self) -> str:
+    """Steps done and in all."""
+    return f'{self.reached()}/{self.cfg.steps}'
+
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""
-    try:
-      with open(pathlib.Path(self.workdir) / metrics.METRICS, 'rb') as file:
-        # Cheap, as it is asked every second: a row is a kilobyte or two.
-        file.seek(-min(file.seek(0, 2), 1 << 16), 2)
-        found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
-    except FileNotFoundError:
-      return 0
-    return int(found[-1]) if found else 0
+    return reached(self.folder)
 
   def finished(self) -> bool:
     """Whether the last step is saved, and evaluated where it is to be."""
@@ -157,6 +174,18 @@ def parse(path: str, given: tuple[str, ...], overrides: Mapping) -> ConfigDict:
     text = str(error).strip().splitlines()[-1].strip()
     raise ValueError(f'{path}: {text}') from None
   return values.config
+
+
+def reached(workdir: pathlib.Path) -> int:
+  """The newest step in a run's metrics; 0 before the first."""
+  try:
+    with open(workdir / metrics.METRICS, 'rb') as file:
+      # Cheap, as it is asked every second: a row is a kilobyte or two.
+      file.seek(-min(file.seek(0, 2), 1 << 16), 2)
+      found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
+  except FileNotFoundError:
+    return 0
+  return int(found[-1]) if found else 0
 
 
 def short(field: str) -> str:

@@ -1,12 +1,13 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps` and
-`reasoning_gym` make a task from keyword arguments; a config chooses one by
-name. A task has a length, `example(i) -> Example` and `verify(answer, example)
+`arithmetic`, `bilingual`, `countdown`, `general`, `gsm8k`, `humaneval`,
+`jsonl`, `mawps` and `reasoning_gym` make a task from keyword arguments; a
+config chooses one by name. A task has a length, `example(i) -> Example` and `verify(answer, example)
 -> bool`; `batch_indices` says which examples a step sees.
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
+from grpo_jax.tasks.bilingual import bilingual
 from grpo_jax.tasks.common import (
   batch_indices,
   Example,
@@ -16,6 +17,7 @@ from grpo_jax.tasks.common import (
   Task,
 )
 from grpo_jax.tasks.countdown import ALPHABET, countdown
+from grpo_jax.tasks.general import general
 from grpo_jax.tasks.gsm8k import gsm8k
 from grpo_jax.tasks.humaneval import humaneval
 from grpo_jax.tasks.jsonl import jsonl
@@ -29,7 +31,9 @@ __all__ = [
   'Task',
   'arithmetic',
   'batch_indices',
+  'bilingual',
   'countdown',
+  'general',
   'gsm8k',
   'humaneval',
   'jsonl',
