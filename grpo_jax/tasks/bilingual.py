@@ -1,9 +1,9 @@
 """Word problems in two toy languages that share no word.
 
-  en  'tom has 4 figs, gets 3, eats 2?'
-      <think>4 then 3 is 07, then 2 is 05</think><answer>tom has 05 figs</answer>
-  it  'leo ha 4 noci, trae 3, cede 2?'
-      <think>4 piu 3 fa 07, via 2 fa 05</think><answer>leo ha 05 noci</answer>
+  en  tom has 4 figs, gets 3, eats 2?
+    <think>4 then 3 is 07, then 2 is 05</think><answer>tom has 05 figs</answer>
+  it  leo ha 4 noci, trae 3, cede 2?
+    <think>4 piu 3 fa 07, via 2 fa 05</think><answer>leo ha 05 noci</answer>
 
 The thought of 'en' has one word, then, for both signs: which one it was stands
 in the question alone. 'it' says it, piu or via. So a chain in the other
