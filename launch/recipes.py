@@ -16,7 +16,8 @@ A recipe file defines
 and, for a table at the end, TABLE = {'Zero': 'rl'}: a title for some stages.
 Each stage has a folder of its own, WORKDIR/NAME, which is the workdir of its
 job unless it names another. '{base}' in an override, a flag or a workdir is the
-folder of the stage `base`, which is then finished first.
+folder of the stage `base`, which is then finished first; '{rl}' in rl itself
+is its own.
 """
 
 from collections.abc import Sequence

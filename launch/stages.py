@@ -50,11 +50,12 @@ class Stage:
   after: tuple[str, ...] = ()
 
   def references(self) -> list[str]:
-    """Stages that its overrides, flags and workdir name, each once."""
+    """Other stages that overrides, flags and workdir name, each once."""
     asked = [v for k, v in self.overrides.items() if not is_text(k)]
     found = _texts([*asked, *self.flags.values(), self.workdir])
     names = [n for text in found for n in _REFERENCE.findall(text)]
-    return list(dict.fromkeys((*names, *self.after)))
+    others = (*names, *self.after)
+    return [name for name in dict.fromkeys(others) if name != self.name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Rewards: what a completion is worth.
 
 `code`, `correct`, `number`, `math_verify`, `option`, `format`, `language`,
-`lexicon`, `cosine`, `soft_overlong`, `repetition`, `random` and `constant` are
-factories `name(*, task, ...) -> reward`, chosen by a config through their
-names; a reward is `(completion, example) -> float` and total. `grade` applies
-them to a step's completions, `combine` makes one reward of several, `faults`
-counts what went wrong meanwhile. `Completion` is a text that knows its length
-in tokens.
+`lexicon`, `cosine`, `soft_overlong`, `repetition`, `score`, `random` and
+`constant` are factories `name(*, task, ...) -> reward`, chosen by a config
+through their names; a reward is `(completion, example) -> float` and total.
+`grade` applies them to a step's completions, `combine` makes one reward of
+several, `faults` counts what went wrong meanwhile. `Completion` is a text that
+knows its length in tokens.
 """
 
 from grpo_jax.rewards.choice import option
@@ -18,7 +18,14 @@ from grpo_jax.rewards.languages import language
 from grpo_jax.rewards.length import cosine, soft_overlong
 from grpo_jax.rewards.lexicon import lexicon
 from grpo_jax.rewards.ngrams import repetition
-from grpo_jax.rewards.rules import constant, correct, format, number, random
+from grpo_jax.rewards.rules import (
+  constant,
+  correct,
+  format,
+  number,
+  random,
+  score,
+)
 from grpo_jax.rewards.symbolic import math_verify
 
 __all__ = [
@@ -38,5 +45,6 @@ __all__ = [
   'option',
   'random',
   'repetition',
+  'score',
   'soft_overlong',
 ]

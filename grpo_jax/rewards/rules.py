@@ -53,6 +53,29 @@ def format(*, task, thought: bool = True) -> Reward:
   )
 
 
+def score(*, task, extract: str = 'tags') -> Reward:
+  """What the example's own score says of the answer, a float.
+
+  Of tasks that know degrees of right, in `example.data['score']`, as `general`;
+  0.0 for other examples and without an answer.
+
+  Args:
+    task: unused.
+    extract: as for `correct`.
+  """
+  del task
+  find = text.extractor(extract)
+
+  def reward(completion, example):
+    answer = find(completion)
+    if text.is_empty(answer):
+      return no_answer('score', extract)
+    known = example.data.get('score')
+    return 0.0 if known is None else float(known(answer))
+
+  return reward
+
+
 def random(*, task, seed: int = 0, p: float = 0.5) -> Reward:
   """1.0 with probability p, by a coin that ignores what is right: a control.
 

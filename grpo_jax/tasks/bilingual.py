@@ -1,9 +1,12 @@
 """Word problems in two toy languages that share no word.
 
   en  tom has 4 figs, gets 3, eats 2?
-    <think>4 then 3 is 07, then 2 is 05</think><answer>tom has 05 figs</answer>
+      <think>4 then 3 is 07, then 2 is 05</think><answer>05</answer>
   it  leo ha 4 noci, trae 3, cede 2?
-    <think>4 piu 3 fa 07, via 2 fa 05</think><answer>leo ha 05 noci</answer>
+      <think>4 piu 3 fa 07, via 2 fa 05</think><answer>05</answer>
+
+With a summary in the asker's language, as `rewrite` makes it for a cold start,
+'tom has 05 figs' stands between the thought and the answer.
 
 The thought of 'en' has one word, then, for both signs: which one it was stands
 in the question alone. 'it' says it, piu or via. So a chain in the other
@@ -17,13 +20,12 @@ in minutes.
 import dataclasses
 import hashlib
 import random
-import re
 
+from grpo_jax.rewards import text
 from grpo_jax.tasks import common
 
 ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789,.? '
 _TRIES = 10_000
-_INTEGER = re.compile(r'[0-9]{1,9}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,9 @@ def bilingual(
   wrong_share: float = 0.0,
   mixed_share: float = 0.0,
   filler_share: float = 0.0,
+  summary_share: float = 0.0,
 ) -> common.Task:
-  """Problems whose answer, in words, holds exactly one number: the right one.
+  """Problems whose answer is a number.
 
   An example's `data` has 'language' and 'words', all words of that language,
   for the reward `lexicon`.
@@ -97,13 +100,13 @@ def bilingual(
     part: of the split, by another hash: 'corpus' or 'questions' for a half
       each, so that a base is not pretrained on sums that RL asks; '' for all.
     seed: of the generator; splits and parts are disjoint across seeds too.
-    steps_share: share of completions with a thought. The others blurt out a
-      summary.
-    wrong_share: share of those whose number is wrong: the first two terms read
-      as one.
+    steps_share: share of completions with a thought. The others blurt out an
+      answer.
+    wrong_share: share of those that are wrong: the first two terms read as one.
     mixed_share: share of thoughts in which every clause is in a language drawn
       at random.
     filler_share: share of thoughts that begin with a word that says nothing.
+    summary_share: share of completions with a thought that have a summary.
 
   Raises:
     ValueError: an argument out of range, or no such sum in split and part.
@@ -112,6 +115,7 @@ def bilingual(
     split, size, ops, max_number, languages, part,
     steps_share=steps_share, wrong_share=wrong_share,
     mixed_share=mixed_share, filler_share=filler_share,
+    summary_share=summary_share,
   )  # fmt: skip
 
   def make(i):
@@ -120,21 +124,19 @@ def bilingual(
     language = LANGUAGES[name]
     terms, totals = _sum(draw, ops, max_number, split, part)
     who, what = draw.choice(language.names), draw.choice(language.things)
-
-    def summary(number):
-      return f'{who} {language.has} {number:02d} {what}'
-
     first, *rest = terms
-    clauses = (f', {language.verbs[s]} {n}' for s, n in map(tuple, rest))
+    clauses = (f', {language.verbs[t[0]]} {t[1:]}' for t in rest)
     prompt = f'{who} {language.has} {first} {what}{"".join(clauses)}?'
-    number, thought = totals[-1], ''
+    number, worked = totals[-1], ''
     if draw.random() < steps_share:
       mixed = draw.random() < mixed_share
       filler = draw.random() < filler_share
-      thought = _thought(draw, language, terms, totals, mixed, filler)
+      worked = _thought(draw, language, terms, totals, mixed, filler)
+      if draw.random() < summary_share:
+        worked += _summary(prompt, f'{number:02d}')
     elif draw.random() < wrong_share:
       number = _misread(terms, totals[-1])
-    completion = f'{thought}<answer>{summary(number)}</answer>'
+    completion = f'{worked}<answer>{number:02d}</answer>'
     data = {'language': name, 'words': language.words}
     return common.Example(prompt, str(totals[-1]), completion, data)
 
@@ -142,32 +144,38 @@ def bilingual(
   return common.Task(size, make, _check)
 
 
-def language_of(prompt: str) -> str:
-  """The language most of a text's words are of; '' of none."""
-  words = re.findall('[a-z]+', prompt)
-  counts = {
-    name: sum(word in language.words for word in words)
-    for name, language in LANGUAGES.items()
-  }
-  best = max(counts, key=counts.__getitem__)
-  return best if counts[best] else ''
+def rewrite(completion: str, example: common.Example) -> str:
+  """A verified trace as <think>thought</think>summary<answer>number</answer>.
+
+  The summary adds no reasoning. For `keep.rewrite`; '' drops a trace without
+  thought or answer.
+  """
+  thought, answer = text.thought(completion).strip(), text.tags(completion)
+  if not thought or not answer:
+    return ''
+  said = _summary(example.prompt, answer)
+  return f'<think>{thought}</think>{said}<answer>{answer}</answer>'
+
+
+def _summary(prompt: str, answer: str) -> str:
+  """'tom has 4 figs, gets 3?' and '07' -> 'tom has 07 figs'."""
+  who, has, _, what, *_ = prompt.replace(',', ' ').split()
+  return f'{who} {has} {answer} {what}'
 
 
 def _check(answer: str, example: common.Example) -> bool:
-  numbers = _INTEGER.findall(answer)
-  return len(numbers) == 1 and int(numbers[0]) == int(example.answer)
+  return text.same_number(answer, example.answer)
 
 
 def _thought(draw, language, terms, totals, mixed, filler):
   first, *rest = terms
-  said = [f'{language.filler}, {first}' if filler else first]
-  for i, (sign, number) in enumerate(map(tuple, rest)):
+  start = f'{language.filler}, {first}' if filler else first
+  said = []
+  for i, term in enumerate(rest):
     chosen = LANGUAGES[draw.choice(list(LANGUAGES))] if mixed else language
-    comma = ',' if i else ''
-    said.append(
-      f'{comma} {chosen.signs[sign]} {number} {chosen.makes} {totals[i]:02d}'
-    )
-  return f'<think>{"".join(said)}</think>'
+    sign = chosen.signs[term[0]]
+    said.append(f'{sign} {term[1:]} {chosen.makes} {totals[i]:02d}')
+  return f'<think>{start} {", ".join(said)}</think>'
 
 
 def _sum(draw, ops, max_number, split, part):
