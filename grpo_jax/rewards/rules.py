@@ -53,24 +53,25 @@ def format(*, task, thought: bool = True) -> Reward:
   )
 
 
-def score(*, task, extract: str = 'tags') -> Reward:
+def score(*, task, field: str = 'score', extract: str = 'tags') -> Reward:
   """What the example's own score says of the answer, a float.
 
-  Of tasks that know degrees of right, in `example.data['score']`, as `general`;
-  0.0 for other examples and without an answer.
+  Of tasks that know degrees of right, as `general`; 0.0 for other examples and
+  without an answer.
 
   Args:
     task: unused.
-    extract: as for `correct`.
+    field: of `example.data`, which holds a function of the answer.
+    extract: as for `correct`, or '' for the whole completion.
   """
   del task
-  find = text.extractor(extract)
+  find = text.extractor(extract) if extract else str
 
   def reward(completion, example):
     answer = find(completion)
     if text.is_empty(answer):
       return no_answer('score', extract)
-    known = example.data.get('score')
+    known = example.data.get(field)
     return 0.0 if known is None else float(known(answer))
 
   return reward

@@ -50,7 +50,8 @@ def general(
 
   An answer is right if it is safe and its gold score is at least 0.9. Thoughts
   are left out, as R1 leaves them out of the simplest replies. An example's
-  `data` has its gold score as a function of the answer, for the reward `score`.
+  `data` has its gold score and its safety as functions of the answer, 'score'
+  and 'safe', for the reward `score`.
 
   Args:
     split: 'train' or 'test': about a tenth of all prompts, by hash.
@@ -86,6 +87,7 @@ def general(
     data = {
       'kind': kind_of(prompt),
       'score': functools.partial(gold, prompt),
+      'safe': functools.partial(safety, prompt),
     }
     return common.Example(prompt, '', f'<answer>{answer}</answer>', data)
 
