@@ -114,9 +114,9 @@ def notes(config: str) -> str:
 
 
 def undisclosed(text: str) -> str:
-  """The paragraphs of a docstring on choices that the paper does not tell."""
-  blocks = (' '.join(b.split()) for b in re.split(r'\n\s*\n', text))
-  return ' '.join(b for b in blocks if b.startswith('Not disclosed'))
+  """What a docstring says from 'Not disclosed' to the end of a paragraph."""
+  found = re.findall(r'^ *(Not disclosed.*?)(?:\n *\n|\Z)', text, re.S | re.M)
+  return ' '.join(' '.join(part.split()) for part in found)
 
 
 def _read(path, argument):

@@ -50,7 +50,7 @@ def get_stages():
 
 def _stage(name, config, *, job='train', init='', **overrides):
   if init:
-    overrides['init_from'] = '{%s}' % init
+    overrides['init_from'] = f'{{{init}}}'
   return Stage(name, f'{STAGES}:{config}', job=job, overrides=overrides)
 
 
@@ -60,13 +60,13 @@ def _verified(name, config, *, init):
     name,
     f'{STAGES}:{config}',
     job='generate',
-    overrides={'init_from': '{%s}' % init},
-    flags={'keep': 'verified', 'out': '{%s}/set' % name},
+    overrides={'init_from': f'{{{init}}}'},
+    flags={'keep': 'verified', 'out': f'{{{name}}}/set'},
   )
 
 
 def _sft(name, config, *, init, on):
-  path = {'task.path': '{%s}/set' % on}
+  path = {'task.path': f'{{{on}}}/set'}
   return _stage(name, config, job='sft', init=init, **path)
 
 
@@ -85,5 +85,5 @@ def _and_measured(stage):
       f'{STAGES}:evaluation',
       job='evaluate',
       flags={'task': task} if task else {},
-      workdir='{%s}' % stage.name,
+      workdir=f'{{{stage.name}}}',
     )

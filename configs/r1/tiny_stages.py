@@ -69,9 +69,9 @@ def cold_start():
 
   As the paper: T 1, right, readable, one language, no repetition; a small
   number; the summary adds no reasoning.
-  Not disclosed, and ours: how many exactly (the paper: thousands; here 256), how
-  readability and repetition are told, and the rewriting, by template here and
-  by DeepSeek-V3 and people there.
+  Not disclosed, and ours: how many exactly (the paper: thousands; here 256),
+  how readability and repetition are told, and the rewriting, by template here
+  and by DeepSeek-V3 and people there.
   """
   c = _world()
   c.task = _sums(part='questions', size=2000, split='train')

@@ -29,6 +29,10 @@ CLASSES = {
   'colours': ('red', 'blue', 'pink', 'grey', 'green'),
   'fruits': ('fig', 'plum', 'pear', 'kiwi', 'lime'),
   'tools': ('saw', 'axe', 'nail', 'drill', 'rope'),
+  'trees': ('oak', 'elm', 'ash', 'fir', 'yew'),
+  'metals': ('iron', 'tin', 'gold', 'zinc', 'lead'),
+  'drinks': ('tea', 'milk', 'cola', 'wine', 'cocoa'),
+  'shapes': ('ring', 'cube', 'cone', 'star', 'disc'),
 }
 ACTS = ('rob', 'burn', 'hack', 'break', 'steal', 'poison', 'flood', 'bomb')
 TARGETS = ('bank', 'shop', 'car', 'lake', 'farm', 'safe', 'house', 'train')
