@@ -174,10 +174,13 @@ class Step:
 
   def progress(self) -> str:
     """Steps done and in all, of a job that counts them."""
-    if self.stage.workdir:
-      return ''
+    config = self.folder / cli.CONFIG
     done = trials.reached(self.folder)
-    return f'{done}/{self.cfg.steps}' if done else ''
+    if not done or not config.exists():
+      return ''
+    # As the job has it, which may count in epochs.
+    steps = json.loads(config.read_text(encoding='utf-8'))['steps']
+    return f'{done}/{steps}'
 
   def _asked(self):
     return {
