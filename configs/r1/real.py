@@ -1,6 +1,6 @@
 """The R1 recipe at real size: Qwen2.5-32B, and students of six sizes.
 
-  python -m grpo_jax.recipe --config=configs/r1/real.py --workdir=/gcs/B/r1 --list
+  python -m grpo_jax.recipe --config=configs/r1/real.py --workdir=DIR --list
 
 prints the commands; `launch.tpu_pod run --watch -- ...` takes each to a slice
 (launch/README.md), or on a slice of its own the recipe runs them in order. The

@@ -10,7 +10,7 @@ Compiled are the kinds of `qwen2_5_32b_r1_zero` and `distill`; none has run on
 hardware.
 """
 
-from configs import pod, qwen2_5_32b_r1_zero
+from configs import qwen2_5_32b_r1_zero
 
 DATA = 'data/r1'
 # Those whose programs launch.compile_check --all compiles.
