@@ -15,7 +15,7 @@ has been made again since, is refused.
 import argparse
 import sys
 
-from grpo_jax import errors
+from grpo_jax import arms, errors
 from launch import recipes, runner
 
 
@@ -65,6 +65,12 @@ def _show_table(recipe):
   ]
   if rows:
     print(_table(rows))
+  if recipe.arms:
+    workdirs = {
+      arm: [recipe.steps[name].workdir for name in names]
+      for arm, names in recipe.arms.items()
+    }
+    print(arms.table(workdirs, recipe.measures))
 
 
 def _table(rows):

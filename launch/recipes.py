@@ -13,7 +13,9 @@ A recipe file defines
             workdir='{rl}'),
     ]
 
-and, for a table at the end, TABLE = {'Zero': 'rl'}: a title for some stages.
+and, for a table at the end, TABLE = {'Zero': 'rl'}, a title for some stages, or
+a function get_arms of the same argument, {'rl': ['rl_0', 'rl_1']}, an arm's
+stages of several seeds, with MEASURES = ('pass@1',), what is compared.
 Each stage has a folder of its own, WORKDIR/NAME, which is the workdir of its
 job unless it names another. '{base}' in an override, a flag or a workdir is the
 folder of the stage `base`, which is then finished first; '{rl}' in rl itself
@@ -40,6 +42,8 @@ class Recipe:
 
   steps: dict[str, Step]  # in order
   table: dict[str, str]  # title -> stage
+  arms: dict[str, list[str]]  # name -> stages, a seed each
+  measures: tuple[str, ...]  # of the arms
 
   def chosen(self, *, only: str, until: str) -> list[Step]:
     """Steps to run: one, those up to one, or all.
@@ -92,11 +96,16 @@ def load(config: str, workdir: str) -> Recipe:
       cfg=_config(path, stage),
       module=_module(path, stage),
     )
-  table = said.get('TABLE', {})
-  unknown = [name for name in table.values() if name not in steps]
-  if unknown:
-    raise ValueError(f'{path}: TABLE names {unknown[0]!r}, which is no stage')
-  return Recipe(steps, dict(table))
+  table = dict(said.get('TABLE', {}))
+  arms = _call(path, said.get('get_arms', lambda *_: {}), argument)
+  named = {'TABLE': table.values(), 'get_arms': sum(arms.values(), [])}
+  for where, names in named.items():
+    unknown = [name for name in names if name not in steps]
+    if unknown:
+      raise ValueError(
+        f'{path}: {where} names {unknown[0]!r}, which is no stage'
+      )
+  return Recipe(steps, table, arms, tuple(said.get('MEASURES', ())))
 
 
 def notes(config: str) -> str:
@@ -120,11 +129,23 @@ def undisclosed(text: str) -> str:
 
 
 def _read(path, argument):
+  """The stages, and all else the file defines."""
+  said = _call(path, runpy.run_path, path)
+  if 'get_stages' not in said:
+    raise ValueError(f'{path}: no function get_stages')
+  listed = _call(path, said['get_stages'], argument)
+  ours = isinstance(listed, Sequence) and len(listed) > 0
+  if not ours or not all(isinstance(stage, Stage) for stage in listed):
+    raise ValueError(
+      f'{path}: get_stages returns {listed!r:.60}; it should be a list of Stage'
+    )
+  return listed, said
+
+
+def _call(path, fn, argument):
+  """fn(argument), or fn() without one; what it raises as one line."""
   try:
-    said = runpy.run_path(path)
-    if 'get_stages' not in said:
-      raise ValueError('no function get_stages')
-    listed = said['get_stages'](*([argument] if argument else []))
+    return fn(*([argument] if argument else []))
   except SyntaxError as error:
     raise ValueError(f'{error.filename}:{error.lineno}: {error.msg}') from None
   except Exception as error:
@@ -133,12 +154,6 @@ def _read(path, argument):
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     where = ':'.join((path, *lines[-1:]))
     raise ValueError(f'{where}: {kind}{error}') from None
-  ours = isinstance(listed, Sequence) and len(listed) > 0
-  if not ours or not all(isinstance(stage, Stage) for stage in listed):
-    raise ValueError(
-      f'{path}: get_stages returns {listed!r:.60}; it should be a list of Stage'
-    )
-  return listed, said
 
 
 def _check_names(path, stage, before):

@@ -30,6 +30,7 @@ LAYERS = {
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',
     'report_warnings', 'recipe', 'points',
+    'arms',
   ],
 }  # fmt: skip
 
