@@ -1,4 +1,4 @@
-"""Word problems in two toy languages, by hand, and the reward for one of them."""
+"""Word problems in two toy languages, and the reward for one of them, by hand."""
 
 import re
 

@@ -1,13 +1,14 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `bilingual`, `countdown`, `general`, `gsm8k`, `humaneval`,
-`jsonl`, `mawps` and `reasoning_gym` make a task from keyword arguments; a
-config chooses one by name. A task has a length, `example(i) -> Example` and
+`arithmetic`, `attempts`, `bilingual`, `countdown`, `general`, `gsm8k`,
+`humaneval`, `jsonl`, `mawps` and `reasoning_gym` make a task from keyword
+arguments; a config chooses one by name. A task has a length, `example(i) -> Example` and
 `verify(answer, example) -> bool`; `batch_indices` says which examples a step
 sees.
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
+from grpo_jax.tasks.attempts import attempts
 from grpo_jax.tasks.bilingual import bilingual
 from grpo_jax.tasks.common import (
   batch_indices,
@@ -31,6 +32,7 @@ __all__ = [
   'Example',
   'Task',
   'arithmetic',
+  'attempts',
   'batch_indices',
   'bilingual',
   'countdown',
