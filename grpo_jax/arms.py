@@ -1,6 +1,11 @@
 """Arms of an experiment, each run with several seeds: one table.
 
-What `evaluate` left in the runs' workdirs: mean and standard error over the
+What `evaluate` left in the runs' workdirs (eval.json), and of their curves
+(metrics.jsonl)
+  reach@0.8       the first step at which the mean of reward/correct over five
+                  is that high
+  first:METRIC    the mean of the first five steps
+  last:METRIC     the mean of the last tenth: mean and standard error over the
 seeds, and the p-value of Welch's t-test against the first arm, which takes no
 variance to be equal. R1's own threshold is p < 0.01 (2501.12948v2, D.1).
 """
@@ -12,6 +17,8 @@ import pathlib
 
 import numpy as np
 from scipy import stats
+
+from grpo_jax import runs
 
 EVALUATION = 'eval.json'
 
@@ -27,7 +34,7 @@ def measured(
   found = {}
   for arm, workdirs in arms.items():
     results = [
-      _read(path / EVALUATION, measures)
+      _measures(path, measures)
       for path in workdirs
       if (path / EVALUATION).exists()
     ]
@@ -64,19 +71,61 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _cell(values, reference):
-  text = f'{values.mean():.3f}'
-  if len(values) > 1:
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    text += f' +- {error:.3f}'
+  known = values[~np.isnan(values)]
+  if not len(known):
+    return 'never'
+  text = f'{known.mean():.3f}'
+  if len(known) > 1:
+    text += f' +- {known.std(ddof=1) / math.sqrt(len(known)):.3f}'
+  if len(known) < len(values):
+    return f'{text} ({len(known)} of {len(values)})'
   p = math.nan if reference is None else p_value(values, reference)
   return text if math.isnan(p) else f'{text} (p {p:.1g})'
 
 
-def _read(path, measures):
+def _measures(workdir, measures):
+  path = workdir / EVALUATION
   try:
-    row = json.loads(path.read_text(encoding='utf-8'))
-    return {name: row[name] for name in measures}
-  except KeyError as error:
-    raise ValueError(f'{path} has no {error}; evaluate that run anew') from None
+    evaluated = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None
+  found = {}
+  for name in measures:
+    kind, of_curve, rest = name.replace('@', ':').partition(':')
+    if of_curve and kind in _OF_CURVES:
+      found[name] = _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
+    elif name in evaluated:
+      found[name] = evaluated[name]
+    else:
+      raise ValueError(f'{path} has no {name!r}; evaluate that run anew')
+  return found
+
+
+def _reach(curves, level):
+  """The first step whose trailing mean is high enough; NaN if none is."""
+  values = _curve(curves, 'reward/correct')
+  if len(values) < _STEPS:
+    return math.nan
+  means = np.convolve(values, np.ones(_STEPS) / _STEPS, 'valid')
+  high = np.flatnonzero(means >= float(level))
+  return float(high[0] + _STEPS) if len(high) else math.nan
+
+
+def _first(curves, name):
+  return float(_curve(curves, name)[:_STEPS].mean())
+
+
+def _last(curves, name):
+  values = _curve(curves, name)
+  return float(values[-max(1, len(values) // 10) :].mean())
+
+
+def _curve(curves, name):
+  if name not in curves:
+    raise ValueError(f'no metric {name!r} in the run; it has {list(curves)}')
+  values = curves[name]
+  return values[~np.isnan(values)]
+
+
+_STEPS = 5  # that are averaged
+_OF_CURVES = {'reach': _reach, 'first': _first, 'last': _last}

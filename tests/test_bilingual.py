@@ -1,4 +1,4 @@
-"""Word problems in two toy languages, and the reward for one of them, by hand."""
+"""Word problems in two toy languages, and the reward for one, by hand."""
 
 import re
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import tiny
 
-from grpo_jax import recipe
+from grpo_jax import recipe, validation
 from launch import recipes, runner
 from launch.stages import Stage
 
@@ -289,3 +289,59 @@ def test_work_of_a_failed_need_is_never_started(tmp_path):
   assert pool.run() == 1
   assert list(pool.failed) == ['a']
   assert not (tmp_path / 'b').exists()
+
+
+RECIPES = [
+  *(f'configs/r1/{name}.py' for name in ('tiny', 'real')),
+  *(
+    f'configs/findings/{path.name}:smoke'
+    for path in sorted((tiny.REPO / 'configs' / 'findings').glob('?_*.py'))
+  ),
+]
+
+
+@pytest.mark.parametrize('config', RECIPES)
+def test_a_recipe_that_comes_with_it_has_stages_that_can_run(config):
+  found = recipes.load(config, 'runs')
+  for step in found.steps.values():
+    if step.stage.job == 'train':
+      validation.of_training(step.cfg, ways=tiny.ways())
+    elif step.stage.job == 'sft':
+      validation.of_sft(step.cfg, ways=(1, 1, 1))
+  assert found.table or found.arms
+  # Every model that is shown has been evaluated.
+  judged = {s.stage.workdir for s in found.steps.values() if s.stage.workdir}
+  for name in found.table.values():
+    assert f'{{{name}}}' in judged, name
+
+
+@pytest.mark.parametrize('config', RECIPES[:2])
+def test_the_stages_of_r1_say_what_the_paper_does_not_disclose(config):
+  found = recipes.load(config, 'runs')
+  silent = [
+    name
+    for name, step in found.steps.items()
+    if 'Not ' not in recipes.notes(step.stage.config)
+  ]
+  assert silent == []
+
+
+def test_the_real_recipe_has_the_papers_numbers():
+  steps = recipes.load('configs/r1/real.py', 'runs').steps
+  zero, r1 = steps['zero'].cfg, steps['r1'].cfg
+  assert (zero.prompts_per_step, zero.group_size) == (512, 16)
+  assert zero.updates.minibatches == 16
+  assert zero.steps * zero.updates.minibatches == 10_400
+  assert zero.algorithm.kl_coef == 0.001
+  assert zero.algorithm.reference_every == 400
+  # 8.2k of 10.4k updates, then twice as long.
+  assert abs(zero.sample.early_steps * 16 - 8200) < 16
+  assert zero.sample.max_completion_length == 32_768
+  assert zero.sample.early_completion_length * 2 == 32_768
+  assert r1.sample.temperature == 0.7
+  assert r1.steps * 16 == pytest.approx(1700, abs=16)
+  parts = r1.task.parts
+  assert (r1.steps - parts.helpful.from_step) * 16 == 400
+  assert steps['helpful'].cfg.optimizer.learning_rate == 6e-6
+  sft = steps['dev3'].cfg
+  assert (sft.sft.batch_size, sft.optimizer.learning_rate) == (128, 5e-5)

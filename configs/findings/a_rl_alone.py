@@ -27,19 +27,13 @@ not rise, RL has selected a habit of the base and has not made one: to be said.
 """
 
 from configs import quickstart, quickstart_base
+from configs.findings import seeds
 from launch.stages import Stage
 
 HERE = 'configs/findings/a_rl_alone.py'
 ARMS = ('base', 'rl', 'random', 'format', 'answers', 'expert')
 MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
 ROUNDS = 4  # of expert iteration
-SMOKE = {
-  'sft': {'steps': 3},
-  'train': {'steps': 2, 'prompts_per_step': 16},
-  'evaluate': {'eval.prompts': 4, 'eval.batch_prompts': 4},
-  # A base of three updates is never right.
-  'generate': {'keep.prompts': 8, 'keep.right': '', 'keep.filters': ()},
-}
 
 
 def get_config(arm: str = 'rl'):
@@ -70,17 +64,15 @@ def get_config(arm: str = 'rl'):
 
 
 def get_stages(argument: str = '5'):
-  stages = [s for seed in range(_seeds(argument)) for s in _of_seed(seed)]
-  if argument != 'smoke':
-    return stages
-  return [_small(stage) for stage in stages]
+  found = (s for seed in seeds.of(argument) for s in _of_seed(seed))
+  return seeds.stages(argument, found)
 
 
 def get_arms(argument: str = '5'):
   """Arm -> its runs, one a seed; the first is what others are compared to."""
   names = dict.fromkeys(ARMS) | {'expert': f'learn{ROUNDS}'}
   return {
-    arm: [f'{name if name else arm}_{seed}' for seed in range(_seeds(argument))]
+    arm: [f'{name if name else arm}_{seed}' for seed in seeds.of(argument)]
     for arm, name in names.items()
   }
 
@@ -115,19 +107,3 @@ def _of_seed(seed):
       f'{arm}_eval_{seed}', f'{HERE}:rl', job='evaluate',
       overrides={'seed': seed}, workdir=f'{{{run}}}',
     )  # fmt: skip
-
-
-def _small(stage):
-  overrides = {**stage.overrides, **SMOKE[stage.job]}
-  return Stage(
-    stage.name, stage.config, job=stage.job, overrides=overrides,
-    flags=stage.flags, workdir=stage.workdir,
-  )  # fmt: skip
-
-
-def _seeds(argument):
-  if argument == 'smoke':
-    return 1
-  if not argument.isdigit() or int(argument) < 1:
-    raise ValueError(f'{argument!r} is no number of seeds, nor smoke')
-  return int(argument)

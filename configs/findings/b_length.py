@@ -26,6 +26,7 @@ are reported, whatever they say.
 """
 
 from configs import quickstart_base
+from configs.findings import seeds
 from grpo_jax.tasks.attempts import ALPHABET
 from launch.stages import Stage
 
@@ -74,39 +75,31 @@ def get_config(arm: str = 'search'):
 
 
 def get_stages(argument: str = '3'):
-  return [s for seed in _seeds(argument) for s in _of_seed(seed, argument)]
+  found = (s for seed in seeds.of(argument) for s in _of_seed(seed))
+  return seeds.stages(argument, found)
 
 
 def get_arms(argument: str = '3'):
   """Arm -> its runs, one a seed; the first is what others are compared to."""
   arms = ('search_base', *ARMS, 'lookup_base')
-  return {arm: [f'{arm}_{seed}' for seed in _seeds(argument)] for arm in arms}
+  return {arm: [f'{arm}_{seed}' for seed in seeds.of(argument)] for arm in arms}
 
 
-def _of_seed(seed, argument):
-  small = argument == 'smoke'
-  sft = {'steps': 3} if small else {}
-  rl = {'steps': 2, 'prompts_per_step': 16} if small else {}
-  few = {'eval.prompts': 4, 'eval.batch_prompts': 4} if small else {}
-
-  def stage(name, config, job, overrides, **more):
-    overrides = {'seed': seed, **overrides}
+def _of_seed(seed):
+  def stage(name, config, job, **more):
+    overrides = {'seed': seed, **more.pop('overrides', {})}
     return Stage(name, f'{HERE}:{config}', job=job, overrides=overrides, **more)
 
   for kind in ('search', 'lookup'):
-    yield stage(f'{kind}_base_{seed}', f'{kind}_base', 'sft', sft)
+    yield stage(f'{kind}_base_{seed}', f'{kind}_base', 'sft')
   for arm, kind in ARMS.items():
     init = {'init_from': f'{{{kind}_base_{seed}}}'}
-    yield stage(f'{arm}_{seed}', arm, 'train', init | rl)
+    yield stage(f'{arm}_{seed}', arm, 'train', overrides=init)
   for arm in get_arms():
-    config = arm.removesuffix('_base')
     where = f'{{{arm}_{seed}}}'
-    yield stage(f'{arm}_eval_{seed}', config, 'evaluate', few, workdir=where)
+    yield stage(f'{arm}_eval_{seed}', _judged(arm), 'evaluate', workdir=where)
 
 
-def _seeds(argument):
-  if argument == 'smoke':
-    return range(1)
-  if not argument.isdigit() or int(argument) < 1:
-    raise ValueError(f'{argument!r} is no number of seeds, nor smoke')
-  return range(int(argument))
+def _judged(arm):
+  """The config that evaluates an arm, a base too."""
+  return arm.removesuffix('_base')

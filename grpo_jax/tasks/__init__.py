@@ -2,9 +2,9 @@
 
 `arithmetic`, `attempts`, `bilingual`, `countdown`, `general`, `gsm8k`,
 `humaneval`, `jsonl`, `mawps` and `reasoning_gym` make a task from keyword
-arguments; a config chooses one by name. A task has a length, `example(i) -> Example` and
-`verify(answer, example) -> bool`; `batch_indices` says which examples a step
-sees.
+arguments; a config chooses one by name. A task has a length, `example(i) ->
+Example` and `verify(answer, example) -> bool`; `batch_indices` says which
+examples a step sees.
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
