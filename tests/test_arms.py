@@ -1,4 +1,4 @@
-"""Arms over seeds: means, errors, tests and what is read off curves, by hand."""
+"""Arms over seeds: means, errors, tests, what is read off curves, by hand."""
 
 import json
 import math
