@@ -122,6 +122,9 @@ def _in_words(c, *, base):
   c.sample.update(max_prompt_length=40, max_completion_length=60, chunk=60)
   c.sft.max_length = 60
   if not base:
-    c.rewards.format = dict(name='format', weight=0.1, summary=True)
-    # Only reported: how much of a thought is in the asker's language.
-    c.rewards.language = dict(name='lexicon', weight=0.0)
+    c.rewards = dict(
+      correct=dict(name='correct', weight=1.0, extract='tags'),
+      format=dict(name='format', weight=0.1, summary=True),
+      # Only reported: how much of a thought is in the asker's language.
+      language=dict(name='lexicon', weight=0.0),
+    )

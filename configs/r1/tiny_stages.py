@@ -248,7 +248,10 @@ def all_scenarios():
 
 
 def student_base():
-  """A base of a quarter of the size, on the same corpus."""
+  """A base of a quarter of the size, on the same corpus.
+
+  Not disclosed: as pretrain. R1's students begin with Qwen2.5 and Llama 3.
+  """
   c = pretrain()
   c.model.update(embed_dim=64, mlp_dim=224, head_dim=16)
   return c
