@@ -4,8 +4,11 @@
 
 From a base model to Zero, Dev1, Dev2, Dev3 and R1, and a student, each
 evaluated. What each stage takes from the paper and what it does not disclose is
-told by --list and in `tiny_stages.py`.
+told by --list and in `tiny_stages.py`. `tiny.py:smoke` runs a few steps of each
+stage: it shows that all of it runs, and its models know nothing.
 """
+
+import dataclasses
 
 from launch.stages import Stage
 
@@ -16,8 +19,59 @@ TABLE = {
   'Student': 'student',
 }  # fmt: skip
 
+# A policy of a few updates is never right, and of its answers only lengths
+# differ.
+SMOKE = {
+  'sft': {'steps': 3, 'sft.epochs': 0, 'sft.batch_size': 8},
+  'train': {
+    'steps': 2, 'prompts_per_step': 16, 'sample.early_steps': 1,
+  },
+  'evaluate': {
+    'eval.prompts': 2, 'eval.batch_prompts': 2, 'win_rate.prompts': 2,
+    'win_rate.batch_prompts': 2,
+  },
+  'generate': {
+    'keep.prompts': 8, 'keep.batch_prompts': 8, 'keep.right': '',
+    'keep.min_reward': float('-inf'), 'keep.filters': (),
+    'keep.rewrite': dict(name='none'),
+  },
+  'pairs': {
+    'pairs.prompts': 8, 'pairs.batch_prompts': 8, 'pairs.longer_wins': 1.0,
+  },
+  'points': {'pairs.prompts': 8, 'pairs.batch_prompts': 8},
+  'reward_model': {
+    'steps': 2, 'reward_model.batch_size': 4, 'reward_model.test_share': 0.3,
+  },
+}  # fmt: skip
+# The last stage has preference rewards in its second half here too.
+SMOKE_R1 = {
+  f'{place}.from_step': 1
+  for place in (
+    'task.parts.chat', 'task.parts.harm', 'rewards.helpful', 'rewards.safe',
+  )
+}  # fmt: skip
 
-def get_stages():
+
+def get_stages(size: str = ''):
+  if size not in ('', 'smoke'):
+    raise ValueError(f'{size!r} is not smoke')
+  stages = _stages()
+  if not size:
+    return stages
+  return [
+    dataclasses.replace(
+      stage,
+      overrides={
+        **stage.overrides,
+        **SMOKE[stage.job],
+        **(SMOKE_R1 if stage.name == 'r1' else {}),
+      },
+    )
+    for stage in stages
+  ]
+
+
+def _stages():
   return [
     *_and_measured(_stage('base', 'pretrain', job='sft')),
     *_and_measured(_stage('zero', 'zero', init='base')),
