@@ -36,7 +36,11 @@ def main(argv: list[str]) -> int:
       waiting, done=done, parallel=args.parallel, kind='stages'
     ).run()
     if status == 0:
-      print(f'{len(chosen)} stages are finished, in {args.workdir}')
+      minutes = sum(step.seconds() for step in chosen) / 60
+      print(
+        f'{len(chosen)} stages are finished in {args.workdir}; they took '
+        f'{minutes:.1f} minutes'
+      )
       _show_table(recipe)
   except (ValueError, OSError) as error:
     errors.tell(error)
@@ -47,7 +51,7 @@ def main(argv: list[str]) -> int:
 def _list(chosen):
   for step in chosen:
     if step.finished():
-      state = 'finished'
+      state = f'finished, {step.seconds():.0f} s'
     else:
       state = f'begun {step.progress()}'.strip() if step.marker() else '-'
     print(f'{step.name:14s} {state:18s} {" ".join(step.needs)}')

@@ -129,6 +129,11 @@ class Step:
     marker = self.marker()
     return '' if marker is None else marker['finished']
 
+  def seconds(self) -> float:
+    """That it has run so far, in all of its starts."""
+    marker = self.marker()
+    return 0.0 if marker is None else marker['seconds']
+
   def refuse_another(self) -> None:
     """ValueError where the folder holds another stage, or one of other inputs.
 
@@ -160,17 +165,26 @@ class Step:
     """Makes the folder and says in it what is begun."""
     self.folder.mkdir(parents=True, exist_ok=True)
     needs = {name: step.finished() for name, step in self.inputs.items()}
-    self._write({**self._asked(), 'needs': needs, 'finished': ''})
+    self._write(
+      {
+        **self._asked(),
+        'needs': needs,
+        'finished': '',
+        'seconds': self.seconds(),
+        'begun': time.time(),
+      }
+    )
 
   def missing(self, code: int) -> str:
     """'' after exit status 0, which it notes; or else what went wrong."""
-    if code:
-      return processes.told(code)
     marker = self.marker()
-    said = json.dumps([marker, time.time()], sort_keys=True)
-    digest = hashlib.sha256(said.encode()).hexdigest()[:12]
-    self._write(marker | {'finished': digest})
-    return ''
+    now = time.time()
+    marker['seconds'] += now - marker['begun']
+    if not code:
+      said = json.dumps([marker, now], sort_keys=True)
+      marker['finished'] = hashlib.sha256(said.encode()).hexdigest()[:12]
+    self._write(marker)
+    return processes.told(code) if code else ''
 
   def progress(self) -> str:
     """Steps done and in all, of a job that counts them."""

@@ -67,7 +67,7 @@ def test_stages_run_in_order_and_none_runs_again(
 ):
   argv = write(CHAIN)
   assert recipe.main(argv) == 0
-  assert '3 stages are finished' in capsys.readouterr().out
+  assert '3 stages are finished in ' in capsys.readouterr().out
   assert begun() == ['a', 'b', 'c']
   assert recipe.main(argv) == 0
   assert begun() == ['a', 'b', 'c']
@@ -132,8 +132,12 @@ def test_a_killed_stage_goes_on_where_it_stopped(
   threading.Thread(target=send, daemon=True).start()
   assert recipe.main(argv) == 128 + signal.SIGTERM
   assert '1 of 2 stages are finished; the same' in capsys.readouterr().err
-  assert marker(tmp_path / 'runs' / 'b')['finished'] == ''
+  stopped = marker(tmp_path / 'runs' / 'b')
+  assert stopped['finished'] == ''
+  assert stopped['seconds'] > 0
   assert recipe.main(argv) == 0
+  # Of both starts: four steps of 0.2 seconds at least.
+  assert marker(tmp_path / 'runs' / 'b')['seconds'] > 0.8
   assert begun() == ['a', 'b', 'b']
 
 
@@ -205,7 +209,7 @@ def test_the_list_tells_states_commands_and_what_no_paper_says(
   capsys.readouterr()
   assert recipe.main([*argv, '--list']) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0].split() == ['a', 'finished']
+  assert lines[0].split()[:2] == ['a', 'finished,']
   assert lines[2].split() == ['b', '-', 'a']
   assert lines[3].startswith('    python -m grpo_jax.train --config=')
   assert lines[4:] == ['    Not disclosed, and ours: the optimizer.']
