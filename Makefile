@@ -9,10 +9,18 @@ RUNS ?= runs
 SMOLLM2 := models/smollm2-135m-instruct
 GGUF := models/gguf/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: quickstart test lint parity smollm2 clean
+.PHONY: quickstart recipe test lint parity smollm2 clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m grpo_jax.quickstart --workdir=$(RUNS)/quickstart
+
+# The R1 recipe on a toy world, then its report. Stopped anywhere, the same
+# command goes on.
+recipe: $(VENV)/.installed
+	$(BIN)/python -m grpo_jax.recipe --config=configs/r1/tiny.py \
+	  --workdir=$(RUNS)/r1
+	$(BIN)/python -m grpo_jax.report --workdir=$(RUNS)/r1 \
+	  --out=$(RUNS)/r1/report.html
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -94,6 +94,11 @@ def get_config() -> ConfigDict:
     temperature=1.0,
     max_prompt_length=128,  # tokens
     max_completion_length=64,  # tokens, EOS included
+    # A lower limit for the first rollouts of a training run, as R1-Zero's, so
+    # that it rises within one run. Evaluation always has the limit above, and
+    # so have rewards and weights that name a length.
+    early_steps=0,
+    early_completion_length=0,  # tokens, at least chunk
     chunk=32,  # slots of the first decode program; each next one doubles
     # Of branches being decoded: auto (as dtype) or int8, which reads half as
     # much and draws from slightly other distributions (logprob_gap).

@@ -108,15 +108,15 @@ class Stages:
     self.put = rows.put
     self.whole = sharding.replicated(pol.mesh)
     self.here = rows.here(cfg.prompts_per_step)
+    self.sampler = programs.sampler(
+      pol,
+      group_size=cfg.group_size - cfg.algorithm.teacher_traces,
+      max_completion_length=cfg.sample.max_completion_length,
+      chunk=cfg.sample.chunk,
+      temperature=cfg.sample.temperature,
+    )
     self.collect = functools.partial(
       rollout.collect,
-      sample=programs.sampler(
-        pol,
-        group_size=cfg.group_size - cfg.algorithm.teacher_traces,
-        max_completion_length=cfg.sample.max_completion_length,
-        chunk=cfg.sample.chunk,
-        temperature=cfg.sample.temperature,
-      ),
       append=training.append(pol),
       lengths=lambda mask: hosts.everywhere(mask.sum(-1), what='lengths'),
       share=self._share,
@@ -203,7 +203,7 @@ class Stages:
         self.questions.with_completions(
           examples,
           everything=False,
-          max_length=self.cfg.sample.max_completion_length,
+          max_length=self._limit(draw // self.cfg.filters.rounds),
           multiple=self.cfg.updates.length_multiple,
         )
       )
@@ -214,6 +214,7 @@ class Stages:
     """Stages 3 to 6, up to as many times as a step may sample."""
     rounds = self.cfg.filters.rounds
     published = self.publish(state.params)
+    sample = functools.partial(self.sampler, max_length=self._limit(step))
     for draw in range(step * rounds, (step + 1) * rounds):
       asked = first if draw == step * rounds else self._ask(draw)
       yield self.collect(
@@ -223,9 +224,16 @@ class Stages:
         asked.given,
         published,
         programs.stream(self.cfg.seed, 'rollout', draw, self.whole),
+        sample=sample,
         score=functools.partial(self._score, state),
         grade=functools.partial(self.judge.grade, step),
       )
+
+  def _limit(self, step: int) -> int:
+    """Tokens of a completion that is sampled at this step."""
+    s = self.cfg.sample
+    early = step < s.early_steps
+    return s.early_completion_length if early else s.max_completion_length
 
   def _share(self, found):
     """Arrays [Q G] that processes know in parts, as all of them know them."""

@@ -43,6 +43,7 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
       'training: greedy samples of a group are all equal'
     )
+  _early_limit(cfg)
   _algorithm(cfg)
   _filters(cfg)
   _offload(cfg)

@@ -9,29 +9,16 @@ others. What a sweep file is: `launch.trials`.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import time
 
 if not __package__:
   # Run as a file: its own folder is on the path, in place of the one above.
   sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 from grpo_jax import errors  # noqa: E402
-from launch import elsewhere, processes, summary, trials  # noqa: E402
-from launch.trials import Trial  # noqa: E402
-
-LOG = 'log.txt'
-# How a trial ends that was asked to: it saved, was done just then, had not yet
-# begun, or was killed by a second signal.
-_STOPPED = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
-_POLL = 0.1  # seconds
-_TOLD_EVERY = (1.0, 60.0)  # seconds between looks at progress; lines in a log
+from launch import elsewhere, runner, summary, trials  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +45,9 @@ def main(argv: list[str]) -> int:
         print(shlex.join(trial.command(sys.executable)))
       return 0
     done = len(found) - len(waiting)
-    status = Sweep(waiting, done=done, parallel=args.parallel).run()
+    status = runner.Runner(
+      waiting, done=done, parallel=args.parallel, kind='trials'
+    ).run()
   except (ValueError, OSError) as error:
     errors.tell(error)
     return 2

@@ -29,6 +29,7 @@ from absl import flags
 from ml_collections import config_flags, ConfigDict
 
 from grpo_jax import cli, metrics, runs
+from launch import processes
 from launch.sweeps import Choice
 
 JOBS = ('train', 'sft')
@@ -75,14 +76,7 @@ class Trial:
 
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""
-    try:
-      with open(pathlib.Path(self.workdir) / metrics.METRICS, 'rb') as file:
-        # Cheap, as it is asked every second: a row is a kilobyte or two.
-        file.seek(-min(file.seek(0, 2), 1 << 16), 2)
-        found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
-    except FileNotFoundError:
-      return 0
-    return int(found[-1]) if found else 0
+    return reached(self.folder)
 
   def finished(self) -> bool:
     """Whether the last step is saved, and evaluated where it is to be."""
@@ -167,6 +161,18 @@ def parse(path: str, given: tuple[str, ...], overrides: Mapping) -> ConfigDict:
     text = str(error).strip().splitlines()[-1].strip()
     raise ValueError(f'{path}: {text}') from None
   return values.config
+
+
+def reached(workdir: pathlib.Path) -> int:
+  """The newest step in a run's metrics; 0 before the first."""
+  try:
+    with open(workdir / metrics.METRICS, 'rb') as file:
+      # Cheap, as it is asked every second: a row is a kilobyte or two.
+      file.seek(-min(file.seek(0, 2), 1 << 16), 2)
+      found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
+  except FileNotFoundError:
+    return 0
+  return int(found[-1]) if found else 0
 
 
 def short(field: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from configs import base
-from launch import elsewhere, summary, sweep, sweeps, trials
+from launch import elsewhere, runner, summary, sweep, sweeps, trials
 from launch.sweeps import chain, Choice, grid, zipped
 
 EXAMPLES = sorted((tiny.REPO / 'configs' / 'sweeps').glob('[a-z]*.py'))
@@ -392,7 +392,7 @@ def test_a_second_signal_kills(write, signalled, tmp_path, capsys):
 def test_an_error_of_the_sweeps_own_leaves_no_trial_running(
   write, monkeypatch, capsys
 ):
-  begun, begin = [], sweep.start
+  begun, begin = [], runner.start
 
   def start(trial):
     if begun:
@@ -400,7 +400,7 @@ def test_an_error_of_the_sweeps_own_leaves_no_trial_running(
     begun.append(begin(trial))
     return begun[0]
 
-  monkeypatch.setattr(sweep, 'start', start)
+  monkeypatch.setattr(runner, 'start', start)
   fixed = {'steps': 2, 'optimizer.warmup_steps': 6000}
   argv = [*write("grid({'seed': [1, 2]})", fixed=fixed), '--parallel=2']
   assert sweep.main(argv) == 2

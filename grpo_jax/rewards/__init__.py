@@ -1,11 +1,12 @@
 """Rewards: what a completion is worth.
 
 `code`, `correct`, `number`, `math_verify`, `option`, `format`, `language`,
-`cosine`, `soft_overlong`, `repetition`, `random` and `constant` are factories
-`name(*, task, ...) -> reward`, chosen by a config through their names; a reward
-is `(completion, example) -> float` and total. `grade` applies them to a step's
-completions, `combine` makes one reward of several, `faults` counts what went
-wrong meanwhile. `Completion` is a text that knows its length in tokens.
+`lexicon`, `cosine`, `soft_overlong`, `repetition`, `score`, `random` and
+`constant` are factories `name(*, task, ...) -> reward`, chosen by a config
+through their names; a reward is `(completion, example) -> float` and total.
+`grade` applies them to a step's completions, `combine` makes one reward of
+several, `faults` counts what went wrong meanwhile. `Completion` is a text that
+knows its length in tokens.
 """
 
 from grpo_jax.rewards.choice import option
@@ -15,8 +16,16 @@ from grpo_jax.rewards.fault_counts import faults
 from grpo_jax.rewards.grading import combine, grade
 from grpo_jax.rewards.languages import language
 from grpo_jax.rewards.length import cosine, soft_overlong
+from grpo_jax.rewards.lexicon import lexicon
 from grpo_jax.rewards.ngrams import repetition
-from grpo_jax.rewards.rules import constant, correct, format, number, random
+from grpo_jax.rewards.rules import (
+  constant,
+  correct,
+  format,
+  number,
+  random,
+  score,
+)
 from grpo_jax.rewards.symbolic import math_verify
 
 __all__ = [
@@ -30,10 +39,12 @@ __all__ = [
   'format',
   'grade',
   'language',
+  'lexicon',
   'math_verify',
   'number',
   'option',
   'random',
   'repetition',
+  'score',
   'soft_overlong',
 ]

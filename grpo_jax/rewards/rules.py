@@ -54,6 +54,30 @@ def format(*, task, thought: bool = True, summary: bool = False) -> Reward:
   )
 
 
+def score(*, task, field: str = 'score', extract: str = 'tags') -> Reward:
+  """What the example's own score says of the answer, a float.
+
+  Of tasks that know degrees of right, as `general`; 0.0 for other examples and
+  without an answer.
+
+  Args:
+    task: unused.
+    field: of `example.data`, which holds a function of the answer.
+    extract: as for `correct`, or '' for the whole completion.
+  """
+  del task
+  find = text.extractor(extract) if extract else str
+
+  def reward(completion, example):
+    answer = find(completion)
+    if text.is_empty(answer):
+      return no_answer('score', extract)
+    known = example.data.get(field)
+    return 0.0 if known is None else float(known(answer))
+
+  return reward
+
+
 def random(*, task, seed: int = 0, p: float = 0.5) -> Reward:
   """1.0 with probability p, by a coin that ignores what is right: a control.
 

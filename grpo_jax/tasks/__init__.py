@@ -7,6 +7,8 @@ name. A task has a length, `example(i) -> Example` and `verify(answer, example)
 """
 
 from grpo_jax.tasks.arithmetic import arithmetic
+from grpo_jax.tasks.attempts import attempts
+from grpo_jax.tasks.bilingual import bilingual
 from grpo_jax.tasks.common import (
   batch_indices,
   Example,
@@ -17,6 +19,7 @@ from grpo_jax.tasks.common import (
   Task,
 )
 from grpo_jax.tasks.countdown import ALPHABET, countdown
+from grpo_jax.tasks.general import general
 from grpo_jax.tasks.gsm8k import gsm8k
 from grpo_jax.tasks.humaneval import humaneval
 from grpo_jax.tasks.instructions import instructions
@@ -33,8 +36,11 @@ __all__ = [
   'Part',
   'Task',
   'arithmetic',
+  'attempts',
   'batch_indices',
+  'bilingual',
   'countdown',
+  'general',
   'gsm8k',
   'humaneval',
   'instructions',

@@ -1,0 +1,45 @@
+"""What the recipes of findings share: seeds by argument, and a smoke run.
+
+`FILE.py:2` runs two seeds, `FILE.py:smoke` one of a few steps, which shows that
+all of it runs and nothing else.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+
+from launch.stages import Stage
+
+SMOKE = 'smoke'
+_FEW = {
+  'sft': {'steps': 3},
+  'train': {'steps': 2, 'prompts_per_step': 16, 'sample.early_steps': 0},
+  'evaluate': {'eval.prompts': 4, 'eval.batch_prompts': 4},
+  # A policy of a few updates is never right, nor has it thoughts to rewrite.
+  'generate': {
+    'keep.prompts': 8, 'keep.right': '', 'keep.filters': (),
+    'keep.rewrite': dict(name='none'),
+  },
+}  # fmt: skip
+
+
+def of(argument: str) -> range:
+  """The seeds of a recipe's argument.
+
+  Raises:
+    ValueError: neither a number nor smoke.
+  """
+  if argument == SMOKE:
+    return range(1)
+  if not argument.isdigit() or int(argument) < 1:
+    raise ValueError(f'{argument!r} is no number of seeds, nor {SMOKE}')
+  return range(int(argument))
+
+
+def stages(argument: str, found: Iterable[Stage]) -> list[Stage]:
+  """The stages as they are, or with a few steps each for a smoke run."""
+  if argument != SMOKE:
+    return list(found)
+  return [
+    dataclasses.replace(s, overrides={**s.overrides, **_FEW[s.job]})
+    for s in found
+  ]

@@ -1,0 +1,84 @@
+"""The R1 recipe at real size: Qwen2.5-32B, and students of six sizes.
+
+  python -m grpo_jax.recipe --config=configs/r1/real.py --workdir=DIR --list
+
+prints the commands; `launch.tpu_pod run --watch -- ...` takes each to a slice
+(launch/README.md), or on a slice of its own the recipe runs them in order. The
+data it expects, and what is not disclosed: `real_stages.py`, `distill.py`.
+"""
+
+from launch.stages import Stage
+
+STAGES = 'configs/r1/real_stages.py'
+BASE = 'models/Qwen2.5-32B'
+# By `distill.py`; Table 6.
+STUDENTS = (
+  'qwen_1_5b', 'qwen_7b', 'qwen_14b', 'qwen_32b', 'llama_8b', 'llama_70b',
+)  # fmt: skip
+TABLE = {
+  'Zero': 'zero', 'Dev1': 'dev1', 'Dev2': 'dev2', 'Dev3': 'dev3', 'R1': 'r1',
+} | {name: name for name in STUDENTS}  # fmt: skip
+
+
+def get_stages():
+  return [
+    *_and_measured(_stage('zero', 'zero', init_from=BASE)),
+    _verified('cold', 'cold_start', init='zero'),
+    *_and_measured(_sft('dev1', 'sft_cold', on='cold')),
+    *_and_measured(_stage('dev2', 'reasoning', init_from='{dev1}')),
+    _verified('textbook', 'rejection', init='dev2'),
+    *_and_measured(_sft('dev3', 'sft_verified', on='textbook')),
+    _stage('helpful', 'helpful_model', 'reward_model', init_from='{dev3}'),
+    _stage('safety', 'safety_model', 'reward_model', init_from='{dev3}'),
+    *_and_measured(
+      _stage(
+        'r1',
+        'all_scenarios',
+        init_from='{dev3}',
+        **{
+          'rewards.helpful.path': '{helpful}',
+          'rewards.safety.path': '{safety}',
+        },
+      )
+    ),
+    *(stage for name in STUDENTS for stage in _and_measured(_student(name))),
+  ]
+
+
+def _stage(name, config, job='train', **overrides):
+  return Stage(name, f'{STAGES}:{config}', job=job, overrides=overrides)
+
+
+def _verified(name, config, *, init):
+  return Stage(
+    name,
+    f'{STAGES}:{config}',
+    job='generate',
+    overrides={'init_from': f'{{{init}}}'},
+    flags={'keep': 'verified', 'out': f'{{{name}}}/set'},
+  )
+
+
+def _sft(name, config, *, on):
+  path = {'task.path': f'{{{on}}}/set'}
+  return _stage(name, config, 'sft', init_from=BASE, **path)
+
+
+def _student(name):
+  return Stage(
+    name,
+    f'configs/r1/distill.py:{name}',
+    job='sft',
+    overrides={'task.path': '{textbook}/set'},
+  )
+
+
+def _and_measured(stage):
+  """A stage and the evaluation of its model, which lies beside it."""
+  yield stage
+  yield Stage(
+    f'{stage.name}_eval',
+    f'{STAGES}:evaluation',
+    job='evaluate',
+    workdir=f'{{{stage.name}}}',
+  )

@@ -1,0 +1,131 @@
+"""Arms of an experiment, each run with several seeds: one table.
+
+What `evaluate` left in the runs' workdirs (eval.json), and of their curves
+(metrics.jsonl)
+  reach@0.8       the first step at which the mean of reward/correct over five
+                  is that high
+  first:METRIC    the mean of the first five steps
+  last:METRIC     the mean of the last tenth: mean and standard error over the
+seeds, and the p-value of Welch's t-test against the first arm, which takes no
+variance to be equal. R1's own threshold is p < 0.01 (2501.12948v2, D.1).
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import math
+import pathlib
+
+import numpy as np
+from scipy import stats
+
+from grpo_jax import runs
+
+EVALUATION = 'eval.json'
+
+
+def measured(
+  arms: Mapping[str, Sequence[pathlib.Path]], measures: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+  """arm -> measure -> [seeds], of runs that have been evaluated.
+
+  Raises:
+    ValueError: a file is damaged, or lacks a measure.
+  """
+  found = {}
+  for arm, workdirs in arms.items():
+    results = [
+      _measures(path, measures)
+      for path in workdirs
+      if (path / EVALUATION).exists()
+    ]
+    if results:
+      found[arm] = {
+        name: np.array([row[name] for row in results], float)
+        for name in measures
+      }
+  return found
+
+
+def table(
+  arms: Mapping[str, Sequence[pathlib.Path]], measures: Sequence[str]
+) -> str:
+  """Arms in rows, measures in columns: mean +- standard error (p); seeds."""
+  found = measured(arms, measures)
+  lines = [f'{"arm":12s}{"seeds":>6s}' + ''.join(f'{m:>26s}' for m in measures)]
+  first = next(iter(found), None)
+  for arm, values in found.items():
+    seeds = len(next(iter(values.values())))
+    cells = [
+      _cell(values[m], None if arm == first else found[first][m])
+      for m in measures
+    ]
+    lines.append(f'{arm:12s}{seeds:6d}' + ''.join(f'{c:>26s}' for c in cells))
+  return '\n'.join(lines)
+
+
+def p_value(one: np.ndarray, other: np.ndarray) -> float:
+  """Of Welch's t-test, two-sided; NaN with fewer than two of either."""
+  if min(len(one), len(other)) < 2 or np.ptp(one) == np.ptp(other) == 0:
+    return math.nan
+  return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def _cell(values, reference):
+  known = values[~np.isnan(values)]
+  if not len(known):
+    return 'never'
+  text = f'{known.mean():.3f}'
+  if len(known) > 1:
+    text += f' +- {known.std(ddof=1) / math.sqrt(len(known)):.3f}'
+  if len(known) < len(values):
+    return f'{text} ({len(known)} of {len(values)})'
+  p = math.nan if reference is None else p_value(values, reference)
+  return text if math.isnan(p) else f'{text} (p {p:.1g})'
+
+
+def _measures(workdir, measures):
+  path = workdir / EVALUATION
+  try:
+    evaluated = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}') from None
+  found = {}
+  for name in measures:
+    kind, of_curve, rest = name.replace('@', ':').partition(':')
+    if of_curve and kind in _OF_CURVES:
+      found[name] = _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
+    elif name in evaluated:
+      found[name] = evaluated[name]
+    else:
+      raise ValueError(f'{path} has no {name!r}; evaluate that run anew')
+  return found
+
+
+def _reach(curves, level):
+  """The first step whose trailing mean is high enough; NaN if none is."""
+  values = _curve(curves, 'reward/correct')
+  if len(values) < _STEPS:
+    return math.nan
+  means = np.convolve(values, np.ones(_STEPS) / _STEPS, 'valid')
+  high = np.flatnonzero(means >= float(level))
+  return float(high[0] + _STEPS) if len(high) else math.nan
+
+
+def _first(curves, name):
+  return float(_curve(curves, name)[:_STEPS].mean())
+
+
+def _last(curves, name):
+  values = _curve(curves, name)
+  return float(values[-max(1, len(values) // 10) :].mean())
+
+
+def _curve(curves, name):
+  if name not in curves:
+    raise ValueError(f'no metric {name!r} in the run; it has {list(curves)}')
+  values = curves[name]
+  return values[~np.isnan(values)]
+
+
+_STEPS = 5  # that are averaged
+_OF_CURVES = {'reach': _reach, 'first': _first, 'last': _last}
