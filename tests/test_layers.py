@@ -11,25 +11,32 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'grpo_jax'
 # A module imports from lower layers and from its own; those of layer 3 do not
 # import each other. A name ending in '.*' is a folder.
 LAYERS = {
-  0: ['structs'],
+  0: [
+    'structs',
+  ],
   1: [
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
-    'losses',
-    'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
-    'measures', 'offload', 'replicas', 'scaling_law', 'checkpoint_items',
-    'errors', 'event_files',
+    'losses', 'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts',
+    'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
+    'checkpoint_items', 'errors', 'event_files', 'filters', 'hooks', 'progress',
+    'record_set', 'rewriting', 'selection', 'verify', 'preference_losses',
+    'length_control', 'text_measures', 'judges', 'judge_prompt', 'endpoint',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
-    'checkpoints', 'tasks.*', 'preferences',
+    'checkpoints', 'tasks.*', 'preferences', 'contests',
   ],
-  3: ['sampling', 'rollout', 'runs'],
+  3: [
+    'sampling', 'rollout', 'runs',
+  ],
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
     'answers', 'loop', 'arguments', 'cli', 'train', 'sft', 'generate',
-    'evaluate', 'export', 'quickstart', 'run_config', 'report',
-    'report_charts', 'report_curves', 'report_data', 'report_signs',
-    'report_tables', 'report_texts', 'report_warnings',
+    'evaluate', 'export', 'quickstart', 'run_config', 'report', 'report_charts',
+    'report_curves', 'report_data', 'report_signs', 'report_tables',
+    'report_texts', 'report_warnings', 'keep', 'mixing', 'scorer',
+    'batched_rewards', 'judging', 'reward_model', 'pairs', 'win_rate',
+    'stage_table', 'recipe', 'points', 'arms',
   ],
 }  # fmt: skip
 
