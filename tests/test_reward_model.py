@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import runpy
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -317,6 +319,60 @@ def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
   assert np.isnan(nowhere).all()  # another process's, and no token for 't'
 
 
+IN_TWO = """
+import sys
+sys.path[:0] = [{tests!r}, {repo!r}]
+import numpy as np
+import tiny
+from grpo_jax import cli, hosts, policy, scorer, sharding
+
+def job(cfg, workdir):
+  pol = policy.open_policy(tiny.get_config())
+  head = np.linspace(-1, 1, 32, dtype=np.float32)
+  head = sharding.put(head, sharding.replicated(pol.mesh))
+  model = scorer.Scorer(
+    pol, dict(body=pol.params(), value_head=head),
+    scorer.Reader(pol.tokenizer, dict(), 'all'), dict(),
+    parts=(1, 1), multiples=(4, 4))
+  rows = {rows!r}
+  here = pol.rows('train').here(2)
+  rows = [row if there else (None, [None, None])
+          for row, there in zip(rows, here)]
+  got = model([q for q, _ in rows], [x for _, x in rows])
+  print(int(here.sum()), hosts.everywhere(got, what='scores').tolist())
+
+sys.argv = ['job']
+cli.main(job)
+"""
+# One is much longer, so that the widths have to be agreed on.
+ROWS = [('1 +2=', ['3', '12']), ('9 -3 +4 -1 +2=', ['10', '7;7;7;7;7;7;7'])]
+
+
+def test_two_processes_score_what_each_has_as_one_does(body):
+  code = IN_TWO.format(
+    tests=str(tiny.REPO / 'tests'), repo=str(tiny.REPO), rows=ROWS
+  )
+  done = subprocess.run(
+    [sys.executable, '-m', 'launch.local', '--processes=2', '--devices=1',
+     '--', sys.executable, '-c', code],
+    cwd=tiny.REPO, capture_output=True, text=True, timeout=600,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  reader = scorer.Reader(body.tokenizer, {}, 'all')
+  head = np.linspace(-1, 1, 32, dtype=np.float32)
+  params = jax.device_get({'body': body.params(), 'value_head': head})
+  alone = scorer.Scorer(
+    body, params, reader, {}, parts=(1, 1), multiples=(4, 4)
+  )
+  wanted = np.asarray(alone([q for q, _ in ROWS], [x for _, x in ROWS]))
+  told = [line for line in done.stdout.splitlines() if '[[' in line]
+  assert len(told) == 2, done.stdout
+  for line in told:
+    here, scores = line.partition('[[')[0].split()[-1], line[line.index('[[') :]
+    assert here == '1'
+    np.testing.assert_allclose(json.loads(scores), wanted, rtol=1e-4, atol=1e-5)
+
+
 # From end to end
 
 
@@ -405,9 +461,7 @@ def test_rl_is_paid_by_the_model(trained, rl):
   assert [('reward/bounded' in row) for row in rows] == [0, 0, 1, 1]
   mean = json.loads((folder / 'model' / scorer.FILE).read_text())
   mean = mean['held_out']['score_mean']
-  samples = [
-    json.loads(x) for x in (workdir / 'samples.jsonl').open()
-  ]
+  samples = [json.loads(x) for x in (workdir / 'samples.jsonl').open()]
   last = [row for row in samples if row['step'] == 4]
   for row in last:
     found = row['rewards']

@@ -36,7 +36,9 @@ def get_config(kind: str = 'helpful'):
   )
   if kind == 'helpful':
     c.reward_model.loss = dict(name='pairwise')
-    c.reward_model.update(part='summary', min_margin=1.0, balance_lengths='drop')
+    c.reward_model.update(
+      part='summary', min_margin=1.0, balance_lengths='drop'
+    )
   else:
     c.reward_model.loss = dict(name='pointwise')
     c.reward_model.part = 'all'
