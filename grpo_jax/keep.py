@@ -16,7 +16,6 @@ on where it was interrupted. What the paper does not disclose (how many samples
 a prompt, which of several right ones, every threshold) is a choice of ours.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 import json
 import pathlib
 import shutil
@@ -28,31 +27,27 @@ from tqdm import tqdm
 from grpo_jax import (
   answers,
   cli,
-  config,
-  filters,
   hosts,
+  judged,
   mixing,
   policy,
   programs,
   progress,
   questions,
   record_set,
-  rewards,
-  rewriting,
   rollout,
   selection,
   sharding,
   validation,
-  verify,
 )  # fmt: skip
 
 # Of the config, what the rows depend on.
 _SETTINGS = (
   'seed', 'init_from', 'task', 'prompt', 'rewards', 'reward_gate', 'keep'
 )  # fmt: skip
+# Of `keep`, what they do not: stage 4 may be done again with others.
+_OF_SET = ('prompts', 'limit', 'source', 'mix', 'shard_records')
 _SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'samples')
-_JUDGE = 'judge'
-_THREADS = 16  # that wait for judges and rewriters
 
 
 def run(cfg, folder: pathlib.Path) -> None:
@@ -60,7 +55,7 @@ def run(cfg, folder: pathlib.Path) -> None:
   validation.of_keep(cfg)
   pol = policy.open_policy(cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  judged = Judged(cfg, ask)
+  judging = judged.Judged(cfg, ask)
   mixed = [mixing.Mixed(spec, cfg.seed) for spec in cfg.keep.mix]
   with cli.lock(folder, flag='out'):
     step, params = pol.checkpoint()
@@ -71,9 +66,9 @@ def run(cfg, folder: pathlib.Path) -> None:
       there = cli.flat(_card(path)['settings'])
       progress.refuse_other(there, cli.flat(settings), folder)
     else:
-      done = progress.Progress(under_way, cli.flat(settings))
-      _sample(cfg, pol, params, ask, judged, done)
-      _write(cfg, folder, done, mixed, judged.count, settings)
+      done = progress.Progress(under_way, _of_rows(settings))
+      _sample(cfg, pol, params, ask, judging, done)
+      _write(cfg, folder, done, mixed, judging.count, settings)
     hosts.wait_for_all('the end')
     if hosts.is_first():
       # Also after a kill between the card and here.
@@ -82,97 +77,13 @@ def run(cfg, folder: pathlib.Path) -> None:
       print(f'{told}{" already" if whole else ""}; see its {record_set.README}')
 
 
-class Judged:
-  """What is thought of completions: stages 2 and 3, for a block."""
-
-  def __init__(self, cfg, ask: questions.Questions):
-    """Picks every function that the config names.
-
-    Raises:
-      ValueError: unknown names or arguments.
-    """
-    k, task = cfg.keep, ask.task
-    self.tokenizer = ask.tokenizer
-    self.functions = questions.reward_functions(cfg, task)
-    self.weights = questions.reward_weights(cfg)
-    self.gate = cfg.reward_gate
-    self.judge = config.pick(verify, k.judge)()
-    self.right = _JUDGE if self.judge is not None else k.right
-    if self.judge is not None:
-      questions.need_answers(task)
-    elif self.right:
-      config.one_of('keep.right', self.right, tuple(self.functions))
-    self.rules = selection.Rules(
-      min_reward=k.min_reward,
-      filters=[(f['name'], config.pick(filters, f)()) for f in k.filters],
-      rewrite=config.pick(rewriting, k.rewrite, task=task)(),
-      still_right=self._still_right,
-      count=self.count,
-      near_size=k.near_size,
-      near=k.near_duplicates,
-      per_prompt=k.per_prompt,
-    )
-
-  def count(self, text: str) -> int:
-    """Tokens of a completion, EOS included."""
-    return len(self.tokenizer.encode(text, start=False)) + 1
-
-  def rows(self, indices, completions, examples) -> list[dict]:
-    """Rows of progress.
-
-    Args:
-      indices: Q of prompts.
-      completions: [Q][G].
-      examples: Q.
-
-    Raises:
-      ValueError: the judge has no verdict on any of them.
-    """
-    if not examples:
-      return []
-    components = rewards.grade(completions, examples, self.functions)
-    whole = rewards.combine(components, weights=self.weights, gate=self.gate)
-    with ThreadPoolExecutor(_THREADS) as pool:
-      if self.judge is not None:
-        pairs = [
-          (c, e)
-          for row, e in zip(completions, examples, strict=True)
-          for c in row
-        ]
-        told = list(pool.map(lambda pair: _number(self.judge(*pair)), pairs))
-        if np.isnan(told).all():
-          raise ValueError(
-            f'keep.judge gave no verdict on any of {len(told)} answers; check '
-            'its arguments and that it can be reached'
-          )
-        components[_JUDGE] = np.reshape(told, whole.shape)
-      right = components.get(self.right, np.ones_like(whole))
-      return list(
-        pool.map(
-          lambda *of: selection.sift(*of, self.rules),
-          *(indices, examples, completions, whole, right),
-        )
-      )
-
-  def _still_right(self, completion, example) -> bool:
-    """Of a text that has been rewritten."""
-    if not self.right:
-      return True
-    text = rewards.Completion(
-      completion, tokens=self.count(completion), finished=True
-    )
-    if self.judge is not None:
-      return self.judge(text, example) == 1.0
-    return self.functions[self.right](text, example) == 1.0
-
-
-def _sample(cfg, pol, params, ask, judged, done):
+def _sample(cfg, pol, params, ask, judging, done):
   """Stages 1 to 3, from where `done` ends."""
   k = cfg.keep
+  total = min(k.prompts, len(ask.task))
   chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
   if k.limit:
-    chooser.count(done.rows())
-  total = min(k.prompts, len(ask.task))
+    chooser.count(done.rows(total))
   # A prompt's samples stay together: one process judges all of them.
   answerer = answers.Answerer(
     pol.for_groups_of(1),
@@ -201,7 +112,7 @@ def _sample(cfg, pol, params, ask, judged, done):
         got, decode=pol.decode, stop_ids=pol.stop_ids
       )
       own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
-      found = judged.rows(
+      found = judging.rows(
         own + start,
         [completions[q] for q in own],
         [examples[q] for q in own],
@@ -224,7 +135,7 @@ def _write(cfg, folder, done, mixed, count, settings):
   k = cfg.keep
 
   def records(chooser):
-    for row in done.rows():
+    for row in done.rows(k.prompts):
       yield from chooser.add(row)
     amounts = mixing.amounts(mixed, own=chooser.kept)
     for one, amount in zip(mixed, amounts, strict=True):
@@ -240,6 +151,9 @@ def _write(cfg, folder, done, mixed, count, settings):
       f'({dict(chooser.dropped)}); change what keep asks for and name another '
       '--out, or sample a better policy'
     )
+  if hosts.is_first():
+    record_set.remove_shards(folder)
+  hosts.wait_for_all('writing the records')
   again = selection.Chooser(source=_source(cfg), limit=k.limit)
   size = record_set.write(
     folder,
@@ -282,6 +196,12 @@ def _card(path) -> dict:
   return json.loads(path.read_text('utf-8'))
 
 
+def _of_rows(settings) -> dict:
+  """Of the settings, by name, what the rows of progress depend on."""
+  other = {f'keep.{name}' for name in _OF_SET}
+  return {k: v for k, v in cli.flat(settings).items() if k not in other}
+
+
 def _source(cfg) -> str:
   return cfg.keep.source if cfg.keep.source else cfg.task.name
 
@@ -291,7 +211,3 @@ def _dropped(cfg, chooser) -> dict[str, int]:
   before, after = selection.REASONS[:3], selection.REASONS[3:]
   names = (*before, *(f['name'] for f in cfg.keep.filters), *after)
   return {name: chooser.dropped[name] for name in names}
-
-
-def _number(verdict) -> float:
-  return float('nan') if verdict is None else float(verdict)

@@ -24,6 +24,11 @@ class Mixed:
     self.share = spec.get('share')
     self.count = spec.get('count')
     questions.completion_of(self.task.example(0))
+    if self.count is not None and self.count > len(self.task):
+      raise ValueError(
+        f'keep.mix: {self.source} has {len(self.task)} records; lower its '
+        f'count of {self.count}'
+      )
 
   def records(
     self, wanted: int | None, seen: set[bytes], count: Callable[[str], int]

@@ -53,10 +53,13 @@ class Progress:
     lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
     _write(self.folder / name, ''.join(lines))
 
-  def rows(self) -> Iterator[dict]:
-    """All rows, in the order of their prompts."""
+  def rows(self, most: int) -> Iterator[dict]:
+    """The rows of the first prompts, in order."""
     for block in self._blocks():
-      yield from _in_order(block)
+      for row in _in_order(block):
+        if row['index'] >= most:
+          return
+        yield row
 
   def block(self, start: int, end: int) -> list[dict]:
     """The rows of one block that is whole."""

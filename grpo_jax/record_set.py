@@ -80,6 +80,12 @@ def write(
   return written
 
 
+def remove_shards(folder: pathlib.Path) -> None:
+  """Removes what was written of records before."""
+  for path in folder.glob(f'{NAME}-{SPLIT}.*'):
+    path.unlink()
+
+
 def shard_name(shard: int, shards: int) -> str:
   """As tfds names its files."""
   return f'{NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}'

@@ -262,6 +262,8 @@ def test_shares_are_of_the_whole_set():
   # 60 own and 20 counted are 80 % of 100.
   counted, shared = source(50, count=20), source(50, share=0.2)
   assert mixing.amounts([counted, shared], own=60) == [20, 20]
+  with pytest.raises(ValueError, match='has 9 records'):
+    source(9, count=10)
   # R1's: 200 of 800 thousand.
   assert selection.shares_to_counts(600, [0.25]) == [200]
   assert mixing.amounts([source(7), source(9, share=0.5)], own=3) == [None, 10]
@@ -339,8 +341,9 @@ def test_progress_goes_on_after_the_last_block_that_is_whole(tmp_path):
   done.write(0, 4, [rows[0], rows[2]], 0)
   done.write(4, 8, [rows[4], rows[6]], 0)
   again = progress.Progress(tmp_path / 'p', {'seed': 0})
-  assert again.done == 4 and list(again.rows()) == rows[:4]
+  assert again.done == 4 and list(again.rows(99)) == rows[:4]
   again.write(4, 9, rows[4:], 0)
-  assert list(again.rows()) == rows and again.block(4, 9) == rows[4:]
+  assert list(again.rows(99)) == rows and again.block(4, 9) == rows[4:]
+  assert list(again.rows(6)) == rows[:6]
   with pytest.raises(ValueError, match='seed=0 there and seed=1 here'):
     progress.Progress(tmp_path / 'p', {'seed': 1})

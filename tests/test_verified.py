@@ -14,8 +14,7 @@ import pytest
 from test_hosts import ENVIRONMENT
 import tiny
 
-from grpo_jax import keep as keep_lib
-from grpo_jax import record_set, sft, tasks, tokenizer
+from grpo_jax import judged, record_set, sft, tasks, tokenizer
 from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
 
@@ -194,6 +193,23 @@ def test_a_limit_stops_the_sampling_and_keeps_the_first(
   assert sum(card['dropped'].values()) + card['kept'] == card['samples']
 
 
+def test_another_mix_or_more_prompts_ask_no_prompt_again(
+  config, whole, tmp_path
+):
+  out, few = tmp_path / 'set', '--config.keep.prompts=8'
+  mix = (
+    "--config.keep.mix=({'source': 'few', 'count': 30, 'task': {'name': "
+    "'arithmetic', 'split': 'test', 'size': 30, 'min_ops': 1, 'max_ops': 1}},)"
+  )
+  done = tiny.job('generate', *flags(config, out, few, mix))
+  assert done.code == 2
+  assert 'are not in the set yet and 30 are asked' in done.err.splitlines()[-1]
+  done = keep(config, out, '--config.keep.prompts=12')
+  assert '8/12' in done.err
+  kept = [r for r in records(whole) if r['index'] < 12 or r['source'] != 'sums']
+  assert str(records(out)) == str(kept)  # NaN is not NaN
+
+
 def test_a_finished_set_is_left_alone_and_another_refused(
   config, whole, tmp_path
 ):
@@ -253,11 +269,11 @@ def test_a_judge_decides_in_place_of_the_reward():
     tokenizer=tokenizer.char(alphabet='AdaBob?!. '),
   )
   texts = ['Ada', 'Bob', 'Ada?', 'Bob. Ada']
-  judged = keep_lib.Judged(cfg, ask)
+  judging = judged.Judged(cfg, ask)
 
   def rows(texts):
     told = [Completion(t, tokens=3, finished=True) for t in texts]
-    return judged.rows([7], [told], [example])
+    return judging.rows([7], [told], [example])
 
   [row] = rows(texts)
   assert (row['index'], row['judged'], row['right']) == (7, 3, 2)
