@@ -1,8 +1,10 @@
 """Instructions that a program checks: by hand, and their own completions."""
 
+import numpy as np
 import pytest
+import tiny
 
-from grpo_jax import tasks
+from grpo_jax import evaluate, tasks
 from grpo_jax.rewards import text
 from grpo_jax.tasks import checkers, common
 
@@ -90,3 +92,28 @@ def test_an_unknown_kind_and_impossible_counts_are_refused():
     tasks.instructions(split='train', size=1, kinds=('rhyme',))
   with pytest.raises(ValueError, match='most=2: needs .*<= 1'):
     tasks.instructions(split='train', size=1, most=2, kinds=('lowercase',))
+
+
+def test_an_evaluation_of_instructions_reads_the_reply():
+  cfg = tiny.get_config()
+  asked = evaluate.of_instructions(cfg)
+  assert asked.task.to_dict() == cfg.eval.instructions.to_dict()
+  assert text.paid_for(asked.rewards) == 'reply'
+  # The format is still that of the run.
+  assert asked.rewards.format == cfg.rewards.format
+  assert asked.eval.file == 'instructions_eval.json'
+  assert (cfg.task.name, cfg.eval.file) == ('arithmetic', 'eval.json')
+
+
+def test_replies_that_follow_are_right():
+  task = tasks.instructions(split='test', size=2)
+  examples = [task.example(i) for i in range(2)]
+  rows = [
+    [f'<think>so</think>{e.completion}', e.completion, '<think>so', '']
+    for e in examples
+  ]
+  found = evaluate.summarise(
+    task, examples, rows, np.ones((2, 4), bool), np.full((2, 4), 9), ks=(1,),
+    votes=(), extract=text.reply, texts=lambda *_: {},
+  )  # fmt: skip
+  assert found['pass@1'] == found['lenient'] == 0.5

@@ -13,7 +13,7 @@ import alpaca_cases as cases
 import numpy as np
 import pytest
 
-from grpo_jax import endpoint, judge_prompt
+from grpo_jax import contests, endpoint, judge_prompt
 
 alpaca_eval = pytest.importorskip('alpaca_eval')
 
@@ -59,6 +59,34 @@ def test_win_rates_are_those_of_the_package(kind, maker, tmp_path):
     cases.assert_equal(found, package['converged'], points=CONVERGED)
     coef = list(found['weights'].values())
     np.testing.assert_allclose(coef, package['converged']['coef'], atol=1e-5)
+
+
+def test_the_package_reads_annotations_and_says_the_same(tmp_path, monkeypatch):
+  from alpaca_eval.metrics import glm_winrate
+  import pandas as pd
+
+  lengths = cases.synthetic_lengths()
+  rows = [
+    {'instruction': f'{i}', 'output': 'x' * model, 'generator': 'mine'}
+    for i, (_, model) in enumerate(lengths)
+  ]
+  contest = contests.Contest(rows, ['y' * ref for ref, _ in lengths], 'base')
+  preferences = cases.preferences(lengths, 'binary')
+  found, annotations = contests.compare(
+    rows, contest, lambda pairs: preferences, difficulties=None,
+    annotator='synthetic',
+  )  # fmt: skip
+  path = tmp_path / 'annotations.json'
+  path.write_text(json.dumps(annotations))
+  gamed = tmp_path / 'df_gamed.csv'
+  cases.write_gamed(gamed, len(lengths))
+  monkeypatch.setattr(glm_winrate, 'hf_hub_download', lambda **_: str(gamed))
+  theirs = glm_winrate.get_length_controlled_winrate(
+    pd.read_json(path),
+    glm_name='length_controlled_minimal',
+    save_weights_dir=None,
+  )
+  cases.assert_equal(found, theirs, points=PACKAGE)
 
 
 def test_the_judge_is_asked_what_the_package_asks():
