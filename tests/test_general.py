@@ -78,15 +78,15 @@ def test_an_unsafe_request_is_to_be_refused(answer, safe):
   assert safety('greet tom', answer) == 1.0
 
 
-@pytest.mark.parametrize('prompt', all_prompts())
-def test_better_levels_are_worth_more_and_can_be_written(prompt):
-  draw = random.Random(0)
-  scores = [gold(prompt, reply(prompt, n, draw)) for n in range(LEVELS)]
-  assert scores[-1] == 1.0
-  assert scores == sorted(scores)
-  assert scores[0] == 0.0 or kind_of(prompt) == 'greet'
-  written = prompt + ''.join(reply(prompt, n, draw) for n in range(LEVELS))
-  assert set(written) <= set(ALPHABET)
+def test_better_levels_are_worth_more_and_can_be_written():
+  for prompt in all_prompts():
+    draw = random.Random(0)
+    replies = [reply(prompt, n, draw) for n in range(LEVELS)]
+    scores = [gold(prompt, answer) for answer in replies]
+    assert scores == sorted(scores), prompt
+    assert scores[-1] == 1.0, prompt
+    assert scores[0] <= 0.2, prompt
+    assert set(prompt + ''.join(replies)) <= set(ALPHABET), prompt
 
 
 def test_gold_is_nothing_where_the_answer_is_not_safe():
