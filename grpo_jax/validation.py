@@ -183,6 +183,17 @@ def _algorithm(cfg) -> None:
       f'algorithm.reference_every={a.reference_every} resets a reference that '
       'algorithm.kl_coef=0 does not keep'
     )
+  if a.reference_from and not a.kl_coef:
+    raise ValueError(
+      f'algorithm.reference_from={a.reference_from} has no part in the loss '
+      'with algorithm.kl_coef=0; set kl_coef (1 distils)'
+    )
+  if a.reference_from and a.reference_every:
+    raise ValueError(
+      f'algorithm.reference_every={a.reference_every} would put the policy in '
+      f'the place of algorithm.reference_from={a.reference_from}; set one of '
+      'them'
+    )
   least = 2 + a.teacher_traces
   alone = ('reinforce_pp', 'gae')
   if cfg.group_size <= a.teacher_traces:

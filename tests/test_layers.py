@@ -29,7 +29,7 @@ LAYERS = {
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'report_warnings', 'reference', 'chat', 'streaming',
   ],
 }  # fmt: skip
 
