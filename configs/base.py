@@ -205,6 +205,13 @@ def get_config() -> ConfigDict:
     min_p=0.0,
   )
 
+  # `grpo_jax.generate --chat`; temperature and filters are those of generate.
+  c.chat = dict(
+    max_prompt_length=2048,  # tokens of the whole conversation
+    max_completion_length=512,  # tokens of an answer
+    every=4,  # tokens decoded between prints
+  )
+
   # What is kept.
   c.checkpoint = dict(
     every=50,  # steps

@@ -3,6 +3,8 @@
 From the run in --workdir, or from --init_from (a run, a Hugging Face folder or
 a .gguf file). Without --prompt, the evaluation questions of the config's task
 are answered. Writes a JSON line for each answer to --out.
+
+With --chat, a conversation in the terminal: see `chat`.
 """
 
 import json
@@ -13,6 +15,7 @@ from absl import flags
 
 from grpo_jax import (
   answers,
+  chat,
   cli,
   evaluate,
   policy,
@@ -28,12 +31,20 @@ _prompts = flags.DEFINE_multi_string(
 _out = flags.DEFINE_string(
   'out', '', 'JSONL file of the answers; standard output when empty.'
 )
+_chat = flags.DEFINE_bool(
+  'chat', False, 'Talk to it: questions from the terminal or from a pipe.'
+)
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
   cli.refuse_address('out', _out.value)
   cfg = evaluate.from_workdir(cfg, workdir)
+  if _chat.value:
+    if _prompts.value or _out.value:
+      raise ValueError('--chat goes with neither --prompt nor --out')
+    chat.run(cfg)
+    return
   validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)
   if _prompts.value:

@@ -104,6 +104,13 @@ def of_answers(cfg, section: str) -> None:
       raise ValueError(f'{section}.{field}={s[field]} must be {span}')
 
 
+def of_chat(cfg) -> None:
+  """ValueError for numbers of `generate --chat` that make no sense."""
+  of_answers(cfg, 'generate')
+  fields = ('max_prompt_length', 'max_completion_length', 'every')
+  positive(cfg, *(f'chat.{field}' for field in fields))
+
+
 def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
   """ValueError for numbers that do not fit together."""
   if cfg.updates.offload:
