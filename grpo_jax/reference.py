@@ -26,7 +26,6 @@ class Reference:
     policy: the reference's own.
     weights: to score with, at rest in host memory if `updates.offload` says so.
     rescore: (weights, batch) -> (logprobs [Q G C],).
-    resting: whether the weights wait in host memory.
     fingerprint: of the weights; the same on any mesh.
     source: what errors call it.
   """
@@ -34,15 +33,12 @@ class Reference:
   policy: Policy
   weights: PyTree
   rescore: jax.stages.Wrapped
-  resting: bool
   fingerprint: int
   source: str
 
   def logprobs(self, batch: Batch) -> Array:
     """[Q G C], at the temperature of the policy's."""
-    kind = 'device'
-    weights = offload.at(self.weights, kind) if self.resting else self.weights
-    return self.rescore(weights, batch)[0]
+    return self.rescore(offload.at(self.weights, 'device'), batch)[0]
 
   def check(self, fingerprint: int | None) -> None:
     """ValueError if a run that goes on began with other weights.
@@ -102,12 +98,11 @@ def of_config(policy: Policy, cfg) -> Reference | None:
   program = jax.jit(
     lambda params: stored(params, found), out_shardings=found.shardings('train')
   )
-  weights, resting = program(params), 'reference' in cfg.updates.offload
+  resting = 'reference' in cfg.updates.offload
   return Reference(
     policy=found,
-    weights=offload.at(weights, 'pinned_host') if resting else weights,
+    weights=offload.at(program(params), 'pinned_host' if resting else 'device'),
     rescore=rescore(found, cfg),
-    resting=resting,
     fingerprint=zlib.crc32(text.encode()),
     source=cfg.algorithm.reference_from,
   )

@@ -45,6 +45,8 @@ SHOWN = {
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
+  source = cfg.algorithm.reference_from
+  cli.refuse_address('config.algorithm.reference_from', source)
   pol = policy.open_policy(cfg)
   validation.of_training(cfg, ways=pol.ways())
   stages = Stages(cfg, pol)

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from grpo_jax.models import hf, transformer
 
-LETTERS = 'éèàùêîô'
+LETTERS = 'èéàùêîô'  # the first has the lowest id of the second bytes
 THOUGHT = '<think>hm</think>'
 TEMPLATE = (
   '{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}'
