@@ -47,17 +47,9 @@ def run(cfg) -> None:
     raise ValueError('--chat has one terminal: run it in a single process')
   chat = Chat(cfg, policy.open_policy(cfg))
   _note(f'{cfg.init_from}: {chat.described()}; /help lists commands')
-  for line in _lines():
-    line = line.strip()
-    if line == '/quit':
-      break
-    try:
-      if line.startswith('/'):
-        _note(chat.command(line))
-      elif line:
-        _answer(chat, line)
-    except ValueError as error:
-      errors.tell(error)
+  # What a shell has put in the background would ignore Ctrl-C.
+  with _on_ctrl_c(signal.default_int_handler):
+    _converse(chat)
 
 
 class Chat:
@@ -182,6 +174,21 @@ def takes_turns(cfg, tokenizer) -> bool:
   return cfg.prompt.chat or (bare and bool(tokenizer.chat_template))
 
 
+def _converse(chat):
+  """Takes lines until there are no more."""
+  for line in _lines():
+    line = line.strip()
+    if line == '/quit':
+      return
+    try:
+      if line.startswith('/'):
+        _note(chat.command(line))
+      elif line:
+        _answer(chat, line)
+    except ValueError as error:
+      errors.tell(error)
+
+
 def _answer(chat, question):
   """Prints one as it comes; it is a turn unless it was stopped."""
   tokens, ids, out = chat.answer(question), [], sys.stdout
@@ -229,9 +236,15 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
       raise KeyboardInterrupt
     asked.append(True)
 
+  with _on_ctrl_c(handle):
+    yield lambda: bool(asked)
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(handle):
   before = signal.signal(signal.SIGINT, handle)
   try:
-    yield lambda: bool(asked)
+    yield
   finally:
     signal.signal(signal.SIGINT, before)
 

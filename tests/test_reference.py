@@ -9,7 +9,14 @@ import pytest
 import tiny
 
 from configs import base, on_policy_distill
-from grpo_jax import checkpoint_items, policy, reference, training, validation
+from grpo_jax import (
+  checkpoint_items,
+  policy,
+  reference,
+  report_warnings,
+  training,
+  validation,
+)
 from grpo_jax.models import hf
 from grpo_jax.structs import Batch
 from launch import step_programs
@@ -223,6 +230,17 @@ def test_the_preset_pays_no_reward_and_updates_once_a_rollout():
   validation.of_training(c, ways=tiny.ways())
   assert {reward.weight for reward in c.rewards.values()} == {0.0}
   assert c.updates.epochs == c.updates.minibatches == 1
+
+
+def test_no_report_misses_rewards_where_a_teacher_pays_none():
+  steps = np.arange(1, 41)
+  flat = {'reward/mean': 0, 'reward/std': 0, 'zero_variance_share': 1}
+  curves = {k: np.full(40, float(v)) for k, v in flat.items()}
+  for cfg, count in ((on_policy_distill, 0), (base, 2)):
+    rows = report_warnings.findings(
+      {'step': steps, **curves}, cfg.get_config().to_dict()
+    )
+    assert len([r for r in rows if r['state'] == 'found']) == count
 
 
 def test_a_launch_knows_the_teachers_memory_and_program():
