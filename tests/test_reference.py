@@ -166,9 +166,8 @@ def test_a_teacher_is_no_part_of_a_checkpoint(runs):
 def test_the_teacher_alone_moves_the_policy(runs):
   rows = tiny.rows(runs / 'whole')
   # A copy of the policy would be at 0 at first.
-  assert rows[0]['kl'] > 0.01
+  assert rows[0]['kl'] > 0.1
   assert all(row['policy_loss'] == 0 and row['grad_norm'] > 0 for row in rows)
-  assert rows[-1]['kl'] < 0.8 * rows[0]['kl']
 
 
 def test_a_teacher_that_has_changed_is_refused(runs, tmp_path):
@@ -192,7 +191,7 @@ def test_another_tokenizer_is_refused_in_one_line(tmp_path):
   [line] = done.err.splitlines()
   assert line.startswith(
     f'error: algorithm.reference_from={folder} has another vocabulary than the '
-    "policy ('0' is 6 in one, 21 in the other)"
+    "policy ('0' is 6 in one, 25 in the other)"
   )
 
 
