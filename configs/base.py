@@ -115,6 +115,9 @@ def get_config() -> ConfigDict:
     kl=dict(name='k3'),
     kl_coef=0.0,  # 0 keeps no reference policy
     kl_in='loss',  # loss, or reward (then with kl=dict(name='k1'))
+    # The reference: a run, a Hugging Face folder or a .gguf file of any size
+    # with the same tokenizer (on-policy distillation); '' is the first policy.
+    reference_from='',
     reference_every=0,  # optimizer updates between resets of the reference
     # Mean log(sampler / policy) over which a completion of negative advantage
     # has no loss; inf keeps all.
@@ -317,6 +320,13 @@ def get_config() -> ConfigDict:
     shard_records=10_000,  # of a file
   )
 
+  # `grpo_jax.generate --chat`; temperature and filters are those of generate.
+  c.chat = dict(
+    max_prompt_length=2048,  # tokens of the whole conversation
+    max_completion_length=512,  # tokens of an answer
+    every=4,  # tokens decoded between prints
+  )
+
   # What is kept of a run.
   c.checkpoint = dict(
     every=50,  # steps
@@ -331,9 +341,10 @@ def get_config() -> ConfigDict:
   )
 
   # What launch/ asks for: the job (train or sft), the TPU slice that the config
-  # is meant for, and the published size of `init_from`, a name in
-  # models.families.SIZES, by which launch.compile_check knows the model.
-  c.launch = dict(job='train', topology='', size='')
+  # is meant for, and the published sizes of `init_from` and of
+  # `algorithm.reference_from`, names in models.families.SIZES, by which
+  # launch.compile_check knows the models.
+  c.launch = dict(job='train', topology='', size='', reference_size='')
 
   # Devices. One mesh axis may be -1: all that remain.
   # On CPU, devices that the cores are divided into: XLA uses few of them for

@@ -26,7 +26,6 @@ from grpo_jax import (
   questions,
   rewards,
   stage_table,
-  text_measures,
   validation,
 )  # fmt: skip
 from grpo_jax.rewards import languages, text

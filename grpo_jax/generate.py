@@ -5,6 +5,7 @@ a .gguf file). Without --prompt, the evaluation questions of the config's task
 are answered. Writes a JSON line for each answer to --out.
 
 With --keep=verified, --out is a folder of records to learn from: see `keep`.
+With --chat, a conversation in the terminal: see `chat`.
 """
 
 import json
@@ -15,6 +16,7 @@ from absl import flags
 
 from grpo_jax import (
   answers,
+  chat,
   cli,
   config,
   evaluate,
@@ -35,6 +37,9 @@ _out = flags.DEFINE_string(
 _keep = flags.DEFINE_string(
   'keep', 'all', "'verified' writes a folder of right answers to --out."
 )
+_chat = flags.DEFINE_bool(
+  'chat', False, 'Talk to it: questions from the terminal or from a pipe.'
+)
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
@@ -49,6 +54,11 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
         'and no --prompt'
       )
     keep.run(cfg, pathlib.Path(_out.value))
+    return
+  if _chat.value:
+    if _prompts.value or _out.value:
+      raise ValueError('--chat goes with neither --prompt nor --out')
+    chat.run(cfg)
     return
   validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)

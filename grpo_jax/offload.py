@@ -29,20 +29,20 @@ def is_resting(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
   return x.sharding.memory_kind == 'pinned_host'
 
 
+def at(tree: PyTree, kind: str) -> PyTree:
+  """Arrays, or their shapes, in memory of a kind: pinned_host or device."""
+  return jax.tree.map(lambda x: _at(x, kind), tree)
+
+
 def _moved(state, names, kind):
-  parts = {
-    PARTS[name]: jax.tree.map(
-      lambda x: _at(x, kind), getattr(state, PARTS[name])
-    )
-    for name in names
-  }
+  parts = {PARTS[name]: at(getattr(state, PARTS[name]), kind) for name in names}
   critic = state.critic
   if isinstance(critic, TrainState):
     critic = _moved(critic, names, kind)
   return state.replace(**parts, critic=critic)
 
 
-def _at(x: PyTree, kind: str):
+def _at(x, kind):
   sharding = x.sharding.with_memory_kind(kind)
   if isinstance(x, jax.ShapeDtypeStruct):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

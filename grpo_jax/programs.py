@@ -116,8 +116,8 @@ def sampler(
     min_p=min_p,
   )
 
-  def decode(params, trunk, state, keys):
-    state, finished = step(params, trunk, state, keys)
+  def decode(params, trunk, state, keys, until=None):
+    state, finished = step(params, trunk, state, keys, until)
     return placed(state), jax.lax.with_sharding_constraint(finished, whole)
 
   def finish(state, prompts):

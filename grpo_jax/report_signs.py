@@ -48,6 +48,11 @@ class Seen:
     signal = f'reward/{self.cfg["filters"]["signal"]}'
     return signal if self.has(signal) else 'reward/mean'
 
+  @property
+  def paid(self) -> bool:
+    """Whether any reward counts; in distillation from a teacher none does."""
+    return any(r.get('weight') for r in self.cfg['rewards'].values())
+
 
 def nonfinite(s):
   bad = np.nan_to_num(s.curves['nonfinite'], nan=0.0) > 0
@@ -59,7 +64,7 @@ def nonfinite(s):
 
 def no_reward(s):
   steps, values = s.known('reward/mean')
-  if np.ptp(values[-10:]) or s.late('reward/std') > 0:
+  if np.ptp(values[-10:]) or s.late('reward/std') > 0 or not s.paid:
     return None
   others = np.flatnonzero(values != values[-1])
   begin = steps[others[-1] + 1] if others.size else steps[0]
@@ -144,7 +149,7 @@ def kl(s):
 
 def zero_variance(s):
   late = s.late('zero_variance_share')
-  if late <= 0.5:
+  if late <= 0.5 or not s.paid:
     return None
   right, told = s.late(s.right), 'too hard for this policy'
   if right > 0.5:

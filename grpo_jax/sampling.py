@@ -131,6 +131,7 @@ def decode(
   trunk: Trunk,
   state: Decoding,
   keys: Array,
+  until: Int[Array, ''] | None = None,
   *,
   step: Callable,
   head: Callable,
@@ -146,6 +147,7 @@ def decode(
   Args:
     params, trunk, state: of the policy, the prompts and the loop so far.
     keys: from `row_keys`.
+    until: pause before this slot; None for the capacity alone.
     step: (params, tokens [Q G], t, trunk, cache) -> hidden [Q G D], cache.
     head: params -> [V D].
     stop_ids: every id that ends a completion.
@@ -156,10 +158,11 @@ def decode(
     The state, and whether all branches are done.
   """
   capacity = state.targets.shape[2]
+  end = capacity if until is None else jnp.minimum(until, capacity)
   stop = jnp.array(stop_ids, jnp.int32)
 
   def running(state):
-    return (state.t < capacity) & ~state.done.all()
+    return (state.t < end) & ~state.done.all()
 
   def body(state):
     hidden, cache = step(params, state.token, state.t, trunk, state.cache)

@@ -22,6 +22,7 @@ from grpo_jax import (
   policy,
   programs,
   questions,
+  reference,
   rewards,
   rollout,
   sharding,
@@ -45,11 +46,13 @@ SHOWN = {
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
+  source = cfg.algorithm.reference_from
+  cli.refuse_address('config.algorithm.reference_from', source)
   pol = policy.open_policy(cfg)
   validation.of_training(cfg, ways=pol.ways())
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
-  stages.retired = set(loop.extra.get('retired', []))
+  stages.go_on(loop.extra)
   by_ratio = cfg.algorithm.loss.name in ('clip', 'gspo', 'gmpo', 'sapo')
   one_update = cfg.updates.epochs * cfg.updates.minibatches == 1
   if one_update and by_ratio and not config.critic_wanted(cfg):
@@ -72,7 +75,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     prepare=stages.prepare,
     step=stages.step,
     publish=stages.publish,
-    extra=lambda: {'retired': sorted(stages.retired)},
+    extra=stages.extra,
   )
 
 
@@ -101,7 +104,9 @@ class Stages:
     self.credit = training.assign_credit(pol, cfg)
     self.minibatch = training.minibatch(pol)
     self.join = training.join(pol)
-    self.score = training.scores(pol, cfg)
+    self.teacher = reference.of_config(pol, cfg)
+    given = None if self.teacher is None else self.teacher.logprobs
+    self.score = training.scores(pol, cfg, reference=given)
     # Arguments that make no sense fail here rather than after a rollout.
     training.trace_credit(self.credit, cfg)
     rows = pol.rows('train')
@@ -127,6 +132,17 @@ class Stages:
       ),
       length_multiple=cfg.updates.length_multiple,
     )
+
+  def extra(self) -> dict:
+    """What a checkpoint keeps of them."""
+    told = {} if self.teacher is None else {'teacher': self.teacher.fingerprint}
+    return told | {'retired': sorted(self.retired)}
+
+  def go_on(self, extra: dict) -> None:
+    """From a checkpoint's `extra`, {} without one."""
+    self.retired = set(extra.get('retired', []))
+    if self.teacher is not None:
+      self.teacher.check(extra.get('teacher'))
 
   def prepare(self, step: int) -> Asked:
     """Stages 1 and 2, of the step's first rollout."""

@@ -60,7 +60,7 @@ def policy_trainer(policy: Policy, cfg, **changed) -> Trainer:
     weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
     scoring=functools.partial(score_of, cfg=cfg),
     updates=policy_updates(cfg),
-    reference=cfg.algorithm.kl_coef > 0,
+    reference=cfg.algorithm.kl_coef > 0 and not cfg.algorithm.reference_from,
   )
   return trainer(policy, cfg, **given | changed)
 
@@ -212,22 +212,31 @@ def rescore(
   return jax.jit(fn)
 
 
-def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:
-  """Stage 6: (state, batch) -> the batch with every logprob it needs."""
+def scores(
+  policy: Policy, cfg, *, reference: Callable[[Batch], Array] | None = None
+) -> Callable[[TrainState, Batch], Batch]:
+  """Stage 6: (state, batch) -> the batch with every logprob it needs.
+
+  Args:
+    policy, cfg: of the run.
+    reference: batch -> logprobs [Q G C] of a model of its own; None for the
+      state's reference.
+  """
   a = cfg.algorithm
   ranked = a.entropy_share < 1
   proximal = a.old_logprobs == 'trainer'
   scoring = score_of(policy, cfg)
-  reference = rescore(policy, cfg, scoring)
-  again = rescore(policy, cfg, scoring, outputs=2) if ranked else reference
+  first = rescore(policy, cfg, scoring)
+  again = rescore(policy, cfg, scoring, outputs=2) if ranked else first
 
-  def asked(state):
+  def of_state(state, batch):
     away = {'reference'} & set(cfg.updates.offload)
-    return offload.bring(state, away)
+    return first(offload.bring(state, away).ref_params, batch)[0]
 
   def fn(state, batch):
     if a.kl_coef > 0:
-      (logprobs,) = reference(asked(state).ref_params, batch)
+      own = reference is None
+      logprobs = of_state(state, batch) if own else reference(batch)
       batch = batch.replace(ref_logprobs=logprobs)
     if ranked or proximal:
       logprobs, *entropy = again(state.params, batch)

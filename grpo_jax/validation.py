@@ -147,6 +147,13 @@ def of_keep(cfg) -> None:
     raise ValueError('keep.mix: the shares leave nothing for the policy')
 
 
+def of_chat(cfg) -> None:
+  """ValueError for numbers of `generate --chat` that make no sense."""
+  of_answers(cfg, 'generate')
+  fields = ('max_prompt_length', 'max_completion_length', 'every')
+  positive(cfg, *(f'chat.{field}' for field in fields))
+
+
 def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
   """ValueError for numbers that do not fit together."""
   if cfg.updates.offload:
@@ -282,6 +289,17 @@ def _algorithm(cfg) -> None:
     raise ValueError(
       f'algorithm.reference_every={a.reference_every} resets a reference that '
       'algorithm.kl_coef=0 does not keep'
+    )
+  if a.reference_from and not a.kl_coef:
+    raise ValueError(
+      f'algorithm.reference_from={a.reference_from} has no part in the loss '
+      'with algorithm.kl_coef=0; set kl_coef (1 distils)'
+    )
+  if a.reference_from and a.reference_every:
+    raise ValueError(
+      f'algorithm.reference_every={a.reference_every} would put the policy in '
+      f'the place of algorithm.reference_from={a.reference_from}; set one of '
+      'them'
     )
   least = 2 + a.teacher_traces
   alone = ('reinforce_pp', 'gae')

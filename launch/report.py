@@ -11,7 +11,7 @@ from launch import chips
 
 _GIB = 2**30
 # Programs whose time follows the longest completion of a step.
-_BY_LENGTH = ('logprobs', 'update', 'critic update')
+_BY_LENGTH = ('teacher logprobs', 'logprobs', 'update', 'critic update')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,13 @@ from grpo_jax import (
   offload,
   policy,
   programs,
+  reference,
   sharding,
   training,
   validation,
 )
 from grpo_jax.models import families, hf, transformer
+from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
 from grpo_jax.sharding import placed
 from grpo_jax.structs import Batch, Prompts, PyTree
@@ -83,18 +85,20 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
     return
   validation.of_training(cfg, ways=pol.ways())
   learner = critic.learner(pol, cfg)
-  state = learner.policy.abstract
-  yield from _sampling(cfg, pol, state.params, bytes_of(state))
-  yield from _learning(cfg, pol, learner)
+  state, teacher = learner.policy.abstract, _teacher(cfg, pol)
+  kept = bytes_of(state) + _resident(cfg, teacher)
+  yield from _sampling(cfg, pol, state.params, kept)
+  yield from _learning(cfg, pol, learner, teacher)
 
 
 def state_bytes(cfg, pol: Policy) -> int:
-  """Of the whole training state, on each device."""
+  """Of the whole training state, and of a teacher, on each device."""
   if cfg.launch.job == 'sft':
     trainer = training.sft_trainer(pol.for_groups_of(1), cfg)
     return bytes_of(trainer.abstract)
   validation.of_training(cfg, ways=pol.ways())
-  return bytes_of(critic.learner(pol, cfg).policy.abstract)
+  state = critic.learner(pol, cfg).policy.abstract
+  return bytes_of(state) + _resident(cfg, _teacher(cfg, pol))
 
 
 def numbers(cfg) -> dict[str, int]:
@@ -138,7 +142,7 @@ def _sampling(cfg, pol, params, beside):
   Args:
     cfg, pol: of the job.
     params: of the state.
-    beside: bytes of the whole state.
+    beside: bytes of the whole state, and of a teacher.
   """
   q, g = cfg.prompts_per_step, cfg.group_size - cfg.algorithm.teacher_traces
   params = placed(params, pol.shardings('train'))
@@ -174,21 +178,26 @@ def _sampling(cfg, pol, params, beside):
   yield Program('decode a token', decode, args, 0, beside, caches)
 
 
-def _learning(cfg, pol, learner):
+def _learning(cfg, pol, learner, teacher):
   """Reference, and the updates of policy and critic."""
   a, u, c = cfg.algorithm, cfg.updates, cfg.critic
   state = learner.policy.abstract
   whole = _batch(cfg, pol, minibatches=1)
   again = a.old_logprobs == 'trainer' or a.entropy_share < 1
-  passes = (a.kl_coef > 0) + again
+  passes = (a.kl_coef > 0 and teacher is None) + again
+  held = _resident(cfg, teacher)
+  if teacher is not None:
+    rescore = reference.rescore(teacher[0], cfg)
+    args = (teacher[1], whole)
+    yield Program('teacher logprobs', rescore, args, 1, bytes_of(state))
   if passes:
     rescore = training.rescore(pol, cfg, training.score_of(pol, cfg))
-    rest = bytes_of(state)
-    if 'reference' not in u.offload:
+    rest = bytes_of(state) + held
+    if teacher is not None or 'reference' not in u.offload:
       rest -= bytes_of(state.params)
     yield Program('logprobs', rescore, (state.params, whole), passes, rest)
   # The reference waits beside the updates, on the devices or not.
-  beside = bytes_of(whole) + bytes_of(state.ref_params)
+  beside = bytes_of(whole) + bytes_of(state.ref_params) + held
   state = offload.bring(state.replace(ref_params=None), u.offload)
   part = _batch(cfg, pol, minibatches=u.minibatches)
   count = u.epochs * u.minibatches
@@ -206,8 +215,30 @@ def _learning(cfg, pol, learner):
     _whole(learner.critic.update),
     (critics, part),
     c.epochs * c.minibatches,
-    bytes_of(whole) + bytes_of(actor),
+    bytes_of(whole) + bytes_of(actor) + held,
   )
+
+
+def _teacher(cfg, pol):
+  """The policy of `algorithm.reference_from` and its weights' shapes."""
+  source = cfg.algorithm.reference_from
+  if not source:
+    return None
+  model = _sizes(source, 'reference_size', cfg)
+  declared = transformer.declare(model)
+  found = dataclasses.replace(pol, model=model, declared=declared)
+  shapes = jax.eval_shape(
+    lambda params: reference.stored(params, found),
+    params_lib.abstract(declared),
+  )
+  return found, placed(shapes, found.shardings('train'))
+
+
+def _resident(cfg, teacher):
+  """Bytes of a teacher on each device while it does not score."""
+  if teacher is None or 'reference' in cfg.updates.offload:
+    return 0
+  return bytes_of(teacher[1])
 
 
 def _sft_update(cfg, pol):
@@ -240,9 +271,15 @@ def _batch(cfg, pol, *, minibatches):
 def _model(cfg):
   if cfg.tokenizer.alphabet:
     return policy.fresh_model(cfg)
+  return _sizes(cfg.init_from, 'size', cfg)
+
+
+def _sizes(source, field, cfg):
+  """Of the folder `source`, or else those that a field of launch names."""
   try:
-    return hf.read_config(cfg.init_from)
+    return hf.read_config(source)
   except (OSError, ValueError):
     # Not at hand: the weights may be on the pod only.
-    config.one_of('launch.size', cfg.launch.size, tuple(families.SIZES))
-  return families.SIZES[cfg.launch.size]
+    name = cfg.launch[field]
+    config.one_of(f'launch.{field}', name, tuple(families.SIZES))
+  return families.SIZES[name]

@@ -29,7 +29,6 @@ from absl import flags
 from ml_collections import config_flags, ConfigDict
 
 from grpo_jax import cli, metrics, runs
-from launch import processes
 from launch.sweeps import Choice
 
 JOBS = ('train', 'sft')

@@ -36,7 +36,7 @@ LAYERS = {
     'report_curves', 'report_data', 'report_signs', 'report_tables',
     'report_texts', 'report_warnings', 'keep', 'mixing', 'scorer',
     'batched_rewards', 'judging', 'reward_model', 'pairs', 'win_rate',
-    'stage_table', 'recipe', 'points', 'arms',
+    'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
   ],
 }  # fmt: skip
 

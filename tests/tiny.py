@@ -97,16 +97,12 @@ def job(name: str, *flags: str, full_at: int = 0) -> Done:
   return Done(code, out, err)
 
 
-def start(name: str, *flags: str) -> subprocess.Popen:
-  """The same as a process of its own, under way."""
+def start(name: str, *flags: str, **options) -> subprocess.Popen:
+  """The same as a process of its own, under way; `options` are Popen's."""
   command = [sys.executable, '-m', f'grpo_jax.{name}', *_with_config(flags)]
+  pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   return subprocess.Popen(
-    command,
-    cwd=REPO,
-    env=_environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+    command, cwd=REPO, env=_environment(), **pipes | options
   )
 
 
