@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from grpo_jax import (
   advantages,
+  bucketed,
   config,
   credit,
   importance,
@@ -196,11 +197,7 @@ def rescore(
   policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
   """(params, batch) -> first outputs [Q G C] of a score, by microbatches."""
-  rows = policy.rows('train')
-  parts = (
-    cfg.updates.microbatches * cfg.updates.minibatches,
-    cfg.updates.group_microbatches,
-  )
+  rows, parts = policy.rows('train'), _whole_parts(cfg)
 
   def fn(params, batch):
     outs = jax.lax.map(
@@ -212,14 +209,31 @@ def rescore(
   return jax.jit(fn)
 
 
+def rescorer(
+  policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
+) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
+  """`rescore`, by buckets of lengths where the config asks for them."""
+  if not cfg.updates.length_buckets:
+    return rescore(policy, cfg, scoring, outputs=outputs)
+  plan = bucketed.plans(policy, cfg, parts=_whole_parts(cfg))
+  return bucketed.rescore(policy, scoring, outputs=outputs, plan=plan)
+
+
+def _whole_parts(cfg):
+  """What a whole rollout is split into, where its minibatches are not yet."""
+  u = cfg.updates
+  return u.microbatches * u.minibatches, u.group_microbatches
+
+
 def scores(policy: Policy, cfg) -> Callable[[TrainState, Batch], Batch]:
   """Stage 6: (state, batch) -> the batch with every logprob it needs."""
   a = cfg.algorithm
   ranked = a.entropy_share < 1
   proximal = a.old_logprobs == 'trainer'
   scoring = score_of(policy, cfg)
-  reference = rescore(policy, cfg, scoring)
-  again = rescore(policy, cfg, scoring, outputs=2) if ranked else reference
+  reference = again = rescorer(policy, cfg, scoring)
+  if ranked:
+    again = rescorer(policy, cfg, scoring, outputs=2)
 
   def asked(state):
     away = {'reference'} & set(cfg.updates.offload)

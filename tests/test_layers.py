@@ -17,7 +17,7 @@ LAYERS = {
     'losses',
     'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts', 'optimizer',
     'measures', 'offload', 'scaling_law', 'checkpoint_items', 'errors',
-    'event_files',
+    'event_files', 'planner', 'slots',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
@@ -25,7 +25,7 @@ LAYERS = {
   ],
   3: ['sampling', 'rollout', 'runs'],
   4: [
-    'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
+    'policy', 'programs', 'bucketed', 'trainer', 'training', 'critic', 'questions',
     'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
     'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
     'report_data', 'report_signs', 'report_tables', 'report_texts',

@@ -22,6 +22,11 @@ import numpy as np
 import pytest
 import trajectory
 
+BUCKETS = {
+  'updates.length_buckets': 3,
+  'updates.length_multiple': 4,
+  'updates.microbatches': 4,
+}
 VARIANTS = {
   'microbatches 2': {'updates.microbatches': 2},
   'microbatches 4': {'updates.microbatches': 4},
@@ -31,6 +36,10 @@ VARIANTS = {
   },
   'trunks not shared': dict(trunks_shared=False),
   'attention by blocks': {'attention': 'chunked'},
+  'length buckets': BUCKETS,
+  'length buckets, attention by blocks': BUCKETS | {'attention': 'chunked'},
+  'length buckets, fsdp 8': BUCKETS
+  | dict(mesh=dict(data=1, fsdp=8, tensor=1)),
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
     'sample.chunk': 8,
