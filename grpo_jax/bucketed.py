@@ -28,8 +28,8 @@ LEAST = 1024
 
 def plans(
   policy: Policy, cfg, *, parts: tuple[int, int]
-) -> Callable[[np.ndarray, int], list[planner.Bucket]]:
-  """(lengths [Q G], trunk width P) -> buckets.
+) -> Callable[[np.ndarray, Batch], list[planner.Bucket]]:
+  """(lengths [Q G], batch) -> buckets; none where they would compute more.
 
   Args:
     policy: its mesh, and whether its attention tells completions apart.
@@ -46,8 +46,8 @@ def plans(
   ways = policy.rows('train').ways
   capacity = cfg.group_size if programs.tells_apart(policy) else 1
 
-  def fn(lengths, trunk):
-    q, g = lengths.shape
+  def fn(lengths, batch):
+    (q, g), trunk = lengths.shape, batch.trunk.shape[1]
     most = q // parts[0] * (trunk + g // parts[1] * longest)
     wanted = q * (trunk + g * longest) // PARTS
     sizes = planner.Sizes(
@@ -56,7 +56,9 @@ def plans(
       tokens=min(most, max(wanted, LEAST * policy.mesh.size)),
       ways=ways[:2],
     )
-    return planner.plan(lengths, trunk=trunk, sizes=sizes)
+    buckets = planner.plan(lengths, trunk=trunk, sizes=sizes)
+    plain = update.computed(batch, parts=parts)
+    return buckets if planner.computed(buckets, trunk=trunk) < plain else []
 
   return fn
 
@@ -67,9 +69,24 @@ def lengths_of(mask: Array) -> np.ndarray:
 
 
 def rescore(
-  policy: Policy, scoring: Callable, *, outputs: int, plan: Callable
+  policy: Policy,
+  scoring: Callable,
+  *,
+  outputs: int,
+  plan: Callable,
+  plain: Callable,
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
-  """(params, batch) -> first outputs [Q G C] of a score; 0 past the ends."""
+  """(params, batch) -> first outputs [Q G C] of a score.
+
+  Past a completion's end they mean nothing.
+
+  Args:
+    policy: its mesh.
+    scoring: (params, batch) -> arrays [Q G C].
+    outputs: how many of them.
+    plan: from `plans`.
+    plain: the same without buckets.
+  """
   rows = policy.rows('train')
   take = _take(policy)
 
@@ -86,8 +103,10 @@ def rescore(
     return rows.constrain((zeros,) * outputs)
 
   def fn(params, batch):
+    buckets = plan(lengths_of(batch.mask), batch)
+    if not buckets:
+      return plain(params, batch)
     outs = empty(batch.mask)
-    buckets = plan(lengths_of(batch.mask), batch.trunk.shape[1])
     for part, index in take((batch,), buckets):
       outs = add(params, outs, part[0], index)
     return outs
@@ -103,6 +122,7 @@ def updater(
   weigh: Callable,
   tx,
   plan: Callable,
+  plain: Callable,
   shardings: TrainState,
 ) -> Callable[..., tuple[TrainState, dict]]:
   """(state, batch, lengths or None) -> what `update.update` returns.
@@ -111,6 +131,7 @@ def updater(
     policy: whose mesh.
     score, objective, weigh, tx: as in `update.update`.
     plan: from `plans`.
+    plain: (state, batch) -> the same without buckets.
     shardings: of the state.
   """
   whole = sharding.replicated(policy.mesh)
@@ -150,15 +171,16 @@ def updater(
     nonlocal empty
     if lengths is None:
       lengths = lengths_of(batch.mask)
-    width = batch.trunk.shape[1]
-    buckets = plan(lengths, width)
+    buckets = plan(lengths, batch)
+    if not buckets:
+      return plain(state, batch)
     weights, totals = begin(batch)
     carry = None
     for part, _ in take((batch, weights), buckets):
       if empty is None:
         empty = nothing(state.params, part)
       carry = add(empty() if carry is None else carry, state.params, part)
-    computed = planner.computed(buckets, trunk=width)
+    computed = planner.computed(buckets, trunk=batch.trunk.shape[1])
     computed = sharding.put(np.float32(computed), whole)
     return finish(state, carry, totals, computed)
 

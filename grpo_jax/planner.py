@@ -101,7 +101,7 @@ def plan(lengths: np.ndarray, *, trunk: int, sizes: Sizes) -> list[Bucket]:
   for opened in sizes.widths:
     packed = _pack(lengths, opened, sizes)
     for narrower in _subsets(sizes.widths[1:]):
-      widths = np.array((sizes.widths[0], *narrower))
+      widths = (sizes.widths[0], *narrower)
       shapes = _shapes(packed, widths, trunk, sizes)
       total = sum(cost for *_, cost in shapes)
       # Of equally good ones, the one with fewer shapes and wider slots.
@@ -179,7 +179,7 @@ def _shapes(packed, widths, trunk, sizes):
 
   What does not fill a microbatch may cost less in slots of the next width.
   """
-  widths = sorted(widths)
+  widths = sorted(widths)  # of Python's ints: they become shapes
   kind = np.searchsorted(widths, packed.used)
   kind[packed.used == 0] = -1
   best = functools.partial(_best, trunk=trunk, sizes=sizes)

@@ -85,18 +85,18 @@ def trainer(
   )
   start = jax.jit(init, out_shardings=state_shardings)
   updated = state_shardings.replace(ref_params=None)
+  program = jax.jit(
+    functools.partial(update.update, **how, parts=parts),
+    donate_argnums=0,
+    out_shardings=(updated, whole),
+  )
   if cfg.updates.length_buckets:
     program = bucketed.updater(
       policy,
       **how,
       plan=bucketed.plans(policy, cfg, parts=parts),
+      plain=program,
       shardings=updated,
-    )
-  else:
-    program = jax.jit(
-      functools.partial(update.update, **how, parts=parts),
-      donate_argnums=0,
-      out_shardings=(updated, whole),
     )
 
   def apart(state, batch, *lengths):

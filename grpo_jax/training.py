@@ -213,10 +213,13 @@ def rescorer(
   policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
   """`rescore`, by buckets of lengths where the config asks for them."""
+  plain = rescore(policy, cfg, scoring, outputs=outputs)
   if not cfg.updates.length_buckets:
-    return rescore(policy, cfg, scoring, outputs=outputs)
+    return plain
   plan = bucketed.plans(policy, cfg, parts=_whole_parts(cfg))
-  return bucketed.rescore(policy, scoring, outputs=outputs, plan=plan)
+  return bucketed.rescore(
+    policy, scoring, outputs=outputs, plan=plan, plain=plain
+  )
 
 
 def _whole_parts(cfg):

@@ -38,8 +38,7 @@ VARIANTS = {
   'attention by blocks': {'attention': 'chunked'},
   'length buckets': BUCKETS,
   'length buckets, attention by blocks': BUCKETS | {'attention': 'chunked'},
-  'length buckets, fsdp 8': BUCKETS
-  | dict(mesh=dict(data=1, fsdp=8, tensor=1)),
+  'length buckets, fsdp 8': BUCKETS | dict(mesh=dict(data=1, fsdp=8, tensor=1)),
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
     'sample.chunk': 8,
