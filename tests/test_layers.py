@@ -26,10 +26,10 @@ LAYERS = {
   3: ['sampling', 'rollout', 'runs'],
   4: [
     'policy', 'programs', 'bucketed', 'trainer', 'training', 'critic',
-    'questions', 'answers', 'loop', 'cli', 'train', 'sft', 'generate', 'evaluate', 'export',
-    'quickstart', 'run_config', 'report', 'report_charts', 'report_curves',
-    'report_data', 'report_signs', 'report_tables', 'report_texts',
-    'report_warnings',
+    'questions', 'answers', 'loop', 'cli', 'train', 'sft', 'generate',
+    'evaluate', 'export', 'quickstart', 'run_config', 'report',
+    'report_charts', 'report_curves', 'report_data', 'report_signs',
+    'report_tables', 'report_texts', 'report_warnings',
   ],
 }  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 20 steps of the real stages: 16 groups of 4, four updates a rollout, a KL, a
 clip that holds a fifth of the tokens. Microbatches, widths of padding, meshes,
-what is recomputed, and whether the samples of a prompt share its trunk may
-change memory and speed, and the order of fp32 sums, but nothing else. Widths
-stand for length buckets, which the planner will bring.
+what is recomputed, whether the samples of a prompt share its trunk and whether
+completions are packed by length may change memory and speed, and the order of
+fp32 sums, but nothing else.
 
 Rounding decides a token where its uniform number meets a boundary between two
 tokens, and a gradient where a ratio meets the clip: one of either, and two runs
