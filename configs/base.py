@@ -164,6 +164,10 @@ def get_config() -> ConfigDict:
     remat='dots',  # none, dots, full: what the backward pass recomputes
     logits_chunk=16,  # positions whose logits exist at a time
     length_multiple=16,  # branches are cut to a multiple of this
+    # Completions are packed in rows of at most so many widths, as a planner
+    # finds cheapest; 0 gives each a row as wide as the longest. Worth it where
+    # lengths differ: padding/update says what share of the work is wasted.
+    length_buckets=0,
     # What lies in host memory while sampling: reference, moments.
     offload=(),
     max_nonfinite=3,  # skipped updates in a row before the run stops

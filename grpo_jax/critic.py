@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from grpo_jax import config, losses, objectives, programs, training
+from grpo_jax import config, losses, objectives, programs, slots, training
 from grpo_jax.models import params as params_lib
 from grpo_jax.models.params import Param
 from grpo_jax.policy import Policy
@@ -32,9 +32,9 @@ class Learner:
   critic: Trainer | None = None
   values: Callable[[TrainState, Batch], Array] | None = None
 
-  def update_critic(self, state: TrainState, batch: Batch):
+  def update_critic(self, state: TrainState, batch: Batch, *lengths):
     """The critic's update of the whole state, where it has one."""
-    found, metrics = self.critic.update(state.critic, batch)
+    found, metrics = self.critic.update(state.critic, batch, *lengths)
     return state.replace(critic=found), metrics
 
 
@@ -63,9 +63,12 @@ def _apart(policy: Policy, cfg) -> Learner:
 
   def scoring_of(policy):
     hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
-    return lambda params, batch: (
-      value(hidden(params['body'], batch), params['value_head']),
-    )
+
+    def scoring(params, batch):
+      found = value(hidden(params['body'], batch), params['value_head'])
+      return (slots.unpack(found, batch.slots),)
+
+    return scoring
 
   head = declare(policy)
   critic = trainer(
@@ -80,7 +83,7 @@ def _apart(policy: Policy, cfg) -> Learner:
     microbatches=c.microbatches,
   )
   actor = training.policy_trainer(policy, cfg)
-  values = training.rescore(policy, cfg, scoring_of(policy))
+  values = training.rescorer(policy, cfg, scoring_of(policy))
   copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
   def init(params):
@@ -88,8 +91,8 @@ def _apart(policy: Policy, cfg) -> Learner:
     fresh = {'body': copy(params), 'value_head': params_lib.init(head, None)}
     return actor.init(params).replace(critic=critic.init(fresh))
 
-  def update_policy(state, batch):
-    found, metrics = actor.update(state.replace(critic=None), batch)
+  def update_policy(state, batch, *lengths):
+    found, metrics = actor.update(state.replace(critic=None), batch, *lengths)
     return found.replace(critic=state.critic), metrics
 
   def reset_reference(state):
@@ -119,7 +122,8 @@ def _shared(policy: Policy, cfg) -> Learner:
     def scoring(params, batch):
       states = hidden(params['policy'], batch)
       found = scores(params['policy'], states, batch)
-      return *found, value(states, params['value_head'])
+      values = value(states, params['value_head'])
+      return *found, slots.unpack(values, batch.slots)
 
     return scoring
 
@@ -137,7 +141,7 @@ def _shared(policy: Policy, cfg) -> Learner:
     scoring=scoring_of,
     declared={'policy': policy.declared, 'value_head': head},
   )
-  values = training.rescore(
+  values = training.rescorer(
     policy, cfg, lambda params, batch: scoring(params, batch)[2:]
   )
 
@@ -145,8 +149,8 @@ def _shared(policy: Policy, cfg) -> Learner:
     fresh = {'policy': params, 'value_head': params_lib.init(head, None)}
     return _split(joint.init(fresh))
 
-  def update(state, batch):
-    found, metrics = joint.update(_joined(state), batch)
+  def update(state, batch, *lengths):
+    found, metrics = joint.update(_joined(state), batch, *lengths)
     return _split(found), metrics
 
   return Learner(

@@ -27,7 +27,7 @@ from grpo_jax.trainer import Trainer
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
 # Of an update as a whole; all others are means over its tokens.
-_OF_UPDATES = ('loss', 'grad_norm', 'nonfinite', 'tokens')
+_OF_UPDATES = ('loss', 'grad_norm', 'nonfinite', 'tokens', 'padding/update')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from grpo_jax import logprobs, sampling, sharding
+from grpo_jax import logprobs, sampling, sharding, slots
 from grpo_jax.models import causal, transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, KV, Prompts, PyTree, Rollout, Trunk
@@ -183,6 +183,11 @@ def attention(policy: Policy, rules: str) -> Callable:
   )
 
 
+def tells_apart(policy: Policy) -> bool:
+  """Whether its attention can hold several completions in one slot."""
+  return policy.attention != 'splash'
+
+
 def gathered(policy: Policy) -> Callable[[str, PyTree], PyTree]:
   """(name, weights) -> the same, each whole along 'embed'.
 
@@ -220,6 +225,8 @@ def hidden_states(
 ) -> Callable[[PyTree, Batch], Array]:
   """(params, batch) -> final hidden states [Q G C D]; not jitted.
 
+  Of a batch with slots, [Q T W D].
+
   Raises:
     ValueError: no such `remat`.
   """
@@ -240,7 +247,16 @@ def hidden_states(
       trunk=batch.trunk, trunk_mask=batch.trunk_mask, last=batch.inputs[:, 0, 0]
     )
     trunk = transformer.prefill(model, params, prompts, **how)
-    return transformer.branches(model, params, batch.inputs, trunk, **how)
+    inputs = slots.pack(batch.inputs, batch.slots)
+    steps, more = None, {}
+    if batch.slots is not None:
+      steps = batch.slots.step
+      if tells_apart(policy):
+        named = functools.partial(how['attend'], segments=batch.slots.sample)
+        more = {'attend': named}
+    return transformer.branches(
+      model, params, inputs, trunk, steps=steps, **how | more
+    )
 
   return fn
 
@@ -256,15 +272,16 @@ def head_scores(
   gather = gathered(policy)
 
   def fn(params, hidden, batch):
-    return logprobs.token_logprobs(
+    found = logprobs.token_logprobs(
       hidden,
       gather('embed', transformer.head(params)),
-      batch.targets,
+      slots.pack(batch.targets, batch.slots),
       temperature=temperature,
       vocab_size=policy.tokenizer.vocab_size,
       chunk=logits_chunk,
       entropy_gradient=entropy_gradient,
     )
+    return tuple(slots.unpack(x, batch.slots) for x in found)
 
   return fn
 

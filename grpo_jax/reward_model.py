@@ -44,7 +44,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   loss = config.pick(preference_losses, r.loss, takes=('batch', 'values'))
   config.one_of('reward_model.loss', r.loss.name, tuple(preferences.FIELDS))
   group = 2 if r.loss.name == 'pairwise' else 1
-  pol = policy.open_policy(cfg).for_groups_of(group)
+  # A pair is compared where it lies: its two are never apart.
+  pol = policy.open_policy(cfg).for_groups_of(1)
   validation.of_reward_model(cfg, group=group, ways=pol.rows('train').ways)
   lesson = Lesson(cfg, pol)
   loop = Loop(
@@ -227,14 +228,18 @@ def _lengths(batch):
 
 def _trainer(pol, cfg, loss) -> trainer.Trainer:
   declared = scorer.declare(pol)
-  values = scorer.values(pol, remat=cfg.updates.remat)
+
+  def scoring(policy):
+    values = scorer.values(policy, remat=cfg.updates.remat)
+    return lambda params, batch: (values(params, batch),)
+
   made = trainer.trainer(
     pol,
     cfg,
     objective=loss,
     # One token counts of each response, so this is the mean over responses.
     weigh=losses.token_mean,
-    scoring=lambda params, batch: (values(params, batch),),
+    scoring=scoring,
     updates=cfg.steps,
     declared=declared,
   )

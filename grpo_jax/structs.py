@@ -7,6 +7,7 @@ Axis letters, used in every signature and einsum of the project:
   D  model width    F  mlp width         L  layers
   N  query heads    K  kv heads          R  N/K
   H  head size      V  vocabulary        E  experts
+  T  slots of a row in a packed update   W  tokens of such a slot
 
 A group is one prompt and G completions, stored once as a trunk (the prompt
 without its last token) and G branches that start with that last token:
@@ -92,6 +93,15 @@ class Rollout:
 
 
 @struct.dataclass
+class Slots:
+  """Where branches lie that are packed end to end; see `slots.py`."""
+
+  sample: Array  # [Q T W] int32, which of the row's G branches; G for none
+  step: Array  # [Q T W] int32, the token's place in its branch
+  start: Array  # [Q G] int32, the place of a branch's first token among T*W
+
+
+@struct.dataclass
 class Batch:
   """What an update learns from. Optional fields are None when not used."""
 
@@ -111,6 +121,7 @@ class Batch:
   returns: Array | None = None  # [Q G C] float32, what the critic learns
   factors: Array | None = None  # [Q G C] float32, scale each token's loss
   teacher: Array | None = None  # [Q G] bool, completions that were given
+  slots: Slots | None = None  # None: every branch in a slot of its own
 
 
 @struct.dataclass

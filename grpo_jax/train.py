@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 
 from grpo_jax import (
+  bucketed,
   cli,
   config,
   critic,
@@ -182,12 +183,16 @@ class Stages:
     cfg, updates = self.cfg, {}
     away = set(cfg.updates.offload)
     state = offload.bring(state, away & {'moments'})
+    lengths = []
+    if cfg.updates.length_buckets:
+      # Once, so that no update waits for the one before.
+      lengths = [bucketed.lengths_of(batch.mask)]
 
     def passes(update, name, numbers):
       nonlocal state
       for index in self._minibatches(step, numbers):
         part = self.minibatch(batch, self.put(index))
-        state, metrics = update(state, part)
+        state, metrics = update(state, part, *(x[index] for x in lengths))
         updates.setdefault(name, []).append(metrics)
 
     if self.learner.critic is not None:

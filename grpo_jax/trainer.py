@@ -10,10 +10,17 @@ import functools
 import jax
 import optax
 
-from grpo_jax import offload, optimizer, replicas, sharding, update
+from grpo_jax import (
+  bucketed,
+  offload,
+  optimizer,
+  replicas,
+  sharding,
+  update,
+)  # fmt: skip
 from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
-from grpo_jax.structs import Batch, PyTree, TrainState
+from grpo_jax.structs import PyTree, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +29,9 @@ class Trainer:
 
   abstract: TrainState  # ShapeDtypeStructs with shardings: a restore target
   init: Callable[[PyTree], TrainState]
-  update: Callable[[TrainState, Batch], tuple[TrainState, dict]]
+  # (state, batch); with updates.length_buckets also the lengths [Q G], where
+  # the caller has them on the host.
+  update: Callable[..., tuple[TrainState, dict]]
   # The reference becomes a copy of the policy.
   reset_reference: Callable[[TrainState], TrainState]
   learning_rate: optax.Schedule
@@ -78,28 +87,34 @@ def trainer(
   offloaded = cfg.updates.offload
   abstract = sharding.placed(jax.eval_shape(init, shapes), state_shardings)
   copies = replicas.of(declared, policy.mesh, policy.rules['train'])
-  one_update = functools.partial(
-    update.update,
-    score=scoring(policy if copies is None else policy.replica()),
-    objective=objective,
-    weigh=weigh,
-    tx=tx,
-    parts=(
-      cfg.updates.microbatches if microbatches is None else microbatches,
-      cfg.updates.group_microbatches,
-    ),
-    replicas=copies,
+  of_one = scoring(policy if copies is None else policy.replica())
+  how = dict(objective=objective, weigh=weigh, tx=tx)
+  parts = (
+    cfg.updates.microbatches if microbatches is None else microbatches,
+    cfg.updates.group_microbatches,
   )
   start = jax.jit(init, out_shardings=state_shardings)
+  updated = state_shardings.replace(ref_params=None)
   program = jax.jit(
-    one_update,
+    functools.partial(
+      update.update, score=of_one, **how, parts=parts, replicas=copies
+    ),
     donate_argnums=0,
-    out_shardings=(state_shardings.replace(ref_params=None), whole),
+    out_shardings=(updated, whole),
   )
+  if cfg.updates.length_buckets:
+    program = bucketed.updater(
+      policy,
+      score=scoring(policy),
+      **how,
+      plan=bucketed.plans(policy, cfg, parts=parts),
+      plain=program,
+      shardings=updated,
+    )
 
-  def apart(state, batch):
+  def apart(state, batch, *lengths):
     """The reference waits where it is."""
-    found, metrics = program(state.replace(ref_params=None), batch)
+    found, metrics = program(state.replace(ref_params=None), batch, *lengths)
     return found.replace(ref_params=state.ref_params), metrics
 
   return Trainer(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from grpo_jax import (
   advantages,
+  bucketed,
   config,
   credit,
   importance,
@@ -196,11 +197,7 @@ def rescore(
   policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
   """(params, batch) -> first outputs [Q G C] of a score, by microbatches."""
-  rows = policy.rows('train')
-  parts = (
-    cfg.updates.microbatches * cfg.updates.minibatches,
-    cfg.updates.group_microbatches,
-  )
+  rows, parts = policy.rows('train'), _whole_parts(cfg)
 
   def fn(params, batch):
     outs = jax.lax.map(
@@ -210,6 +207,25 @@ def rescore(
     return tuple(rows.constrain(update.unsplit(x, parts=parts)) for x in outs)
 
   return jax.jit(fn)
+
+
+def rescorer(
+  policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
+) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
+  """`rescore`, by buckets of lengths where the config asks for them."""
+  plain = rescore(policy, cfg, scoring, outputs=outputs)
+  if not cfg.updates.length_buckets:
+    return plain
+  plan = bucketed.plans(policy, cfg, parts=_whole_parts(cfg))
+  return bucketed.rescore(
+    policy, scoring, outputs=outputs, plan=plan, plain=plain
+  )
+
+
+def _whole_parts(cfg):
+  """What a whole rollout is split into, where its minibatches are not yet."""
+  u = cfg.updates
+  return u.microbatches * u.minibatches, u.group_microbatches
 
 
 def scores(
@@ -226,8 +242,9 @@ def scores(
   ranked = a.entropy_share < 1
   proximal = a.old_logprobs == 'trainer'
   scoring = score_of(policy, cfg)
-  first = rescore(policy, cfg, scoring)
-  again = rescore(policy, cfg, scoring, outputs=2) if ranked else first
+  first = again = rescorer(policy, cfg, scoring)
+  if ranked:
+    again = rescorer(policy, cfg, scoring, outputs=2)
 
   def of_state(state, batch):
     away = {'reference'} & set(cfg.updates.offload)

@@ -65,10 +65,11 @@ def update(
   Returns:
     The new state, and scalars: 'loss', 'grad_norm', 'nonfinite' (1.0 when the
     update was skipped), the number of counted 'tokens', means over them of the
-    objective's metrics, and '<name>_max' of 'logprob_gap'.
+    objective's metrics, '<name>_max' of 'logprob_gap', and 'padding/update',
+    the share of computed tokens that nobody needed: padding, trunks computed
+    again, completions that do not count.
   """
   weights = weigh(batch.mask)
-  tokens = jnp.maximum(batch.mask.sum(dtype=jnp.float32), 1.0)
   grads, loss, sums, tops = accumulate(
     state.params,
     batch,
@@ -78,6 +79,50 @@ def update(
     parts=parts,
     replicas=replicas,
   )
+  return finish(
+    state,
+    (grads, loss, sums, tops),
+    totals(batch),
+    tx=tx,
+    computed=computed(batch, parts=parts),
+  )
+
+
+def totals(batch: Batch) -> dict[str, Array]:
+  """Of the whole minibatch: 'tokens' that count, and those 'needed' for them.
+
+  The latter with the trunk, once, of every prompt that has any.
+  """
+  counted = batch.mask.any((1, 2))[:, None]
+  tokens = batch.mask.sum(dtype=jnp.float32)
+  trunks = (batch.trunk_mask & counted).sum(dtype=jnp.float32)
+  return {'tokens': tokens, 'needed': tokens + trunks}
+
+
+def computed(batch: Batch, *, parts: tuple[int, int]) -> int:
+  """Tokens that go through the model, trunks and padding included."""
+  return batch.trunk.size * parts[1] + batch.inputs.size
+
+
+def finish(
+  state: TrainState,
+  found: tuple[PyTree, Array, dict[str, Array], dict[str, Array]],
+  totals: dict[str, Array],
+  *,
+  tx: optax.GradientTransformation,
+  computed: int | Array,
+) -> tuple[TrainState, dict[str, Array]]:
+  """The optimizer's step, and the metrics of `update`.
+
+  Args:
+    state: before.
+    found: what `accumulate` returns.
+    totals: of the minibatch, from `totals`.
+    tx: the optimizer.
+    computed: tokens that went through the model.
+  """
+  grads, loss, sums, tops = found
+  tokens = jnp.maximum(totals['tokens'], 1.0)
   norm = optax.global_norm(grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   moved = state.replace(
@@ -95,7 +140,8 @@ def update(
     'loss': loss,
     'grad_norm': norm,
     'nonfinite': 1.0 - finite.astype(jnp.float32),
-    'tokens': batch.mask.sum(dtype=jnp.float32),
+    'tokens': totals['tokens'],
+    'padding/update': 1.0 - totals['needed'] / computed,
   }
   return state, metrics
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from grpo_jax import offload
+from grpo_jax import offload, planner
 from grpo_jax.config import critic_wanted, divides, one_of, positive
 from grpo_jax.preferences import BALANCES
 from grpo_jax.rewards import text
@@ -47,6 +47,7 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
   _algorithm(cfg)
   _filters(cfg)
   _offload(cfg)
+  _buckets(cfg)
   if critic_wanted(cfg):
     _critic(cfg, ways['train'][0])
   divides(
@@ -160,6 +161,12 @@ def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
     raise ValueError(
       f'updates.offload={tuple(cfg.updates.offload)} frees memory for '
       'sampling, which sft does not do'
+    )
+  if cfg.updates.length_buckets:
+    raise ValueError(
+      f'updates.length_buckets={cfg.updates.length_buckets} is of grpo_jax.'
+      'train: it packs completions of one prompt, and sft has one each; set '
+      'it to 0'
     )
   one_of('sft.loss_on', cfg.sft.loss_on, ('completion', 'everything'))
   if cfg.sft.epochs < 0:
@@ -371,6 +378,24 @@ def _filters(cfg) -> None:
     )
   if f.rounds > 1 or f.retire_above < 1:
     one_of('filters.signal', f.signal, tuple(cfg.rewards))
+
+
+def _buckets(cfg) -> None:
+  count, multiple = cfg.updates.length_buckets, cfg.updates.length_multiple
+  longest = cfg.sample.max_completion_length
+  if not 0 <= count <= planner.MOST:
+    raise ValueError(
+      f'updates.length_buckets={count} must be in 0 .. {planner.MOST} (0 packs '
+      'nothing)'
+    )
+  found = planner.widths(longest, count, multiple=multiple)
+  if len(found) < count:
+    raise ValueError(
+      f'updates.length_buckets={count} widths below sample.'
+      f'max_completion_length={longest} are not all different as multiples of '
+      f'updates.length_multiple={multiple}: {", ".join(map(str, found))}; set '
+      f'length_buckets to {len(found)} or length_multiple lower'
+    )
 
 
 def _offload(cfg) -> None:

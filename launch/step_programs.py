@@ -84,11 +84,22 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
     yield _sft_update(cfg, pol.for_groups_of(1))
     return
   validation.of_training(cfg, ways=pol.ways())
+  cfg = _one_bucket(cfg)
   learner = critic.learner(pol, cfg)
   state, teacher = learner.policy.abstract, _teacher(cfg, pol)
   kept = bytes_of(state) + _resident(cfg, teacher)
   yield from _sampling(cfg, pol, state.params, kept)
   yield from _learning(cfg, pol, learner, teacher)
+
+
+def _one_bucket(cfg):
+  """Without buckets of lengths, which are known after sampling only.
+
+  Every completion as long as the limit is the most that they can come to.
+  """
+  cfg = cfg.copy_and_resolve_references()
+  cfg.updates.length_buckets = 0
+  return cfg
 
 
 def state_bytes(cfg, pol: Policy) -> int:

@@ -232,12 +232,18 @@ def test_what_the_compiler_finds_no_room_for_is_told_with_its_bytes():
     estimate._too_large(program, 'INTERNAL: something else', seconds=3.0)
 
 
+BUCKETS = {'updates.length_buckets': 2, 'updates.length_multiple': 2}
+
+
 @pytest.mark.parametrize(
   'changes, last',
   [
     ({}, 'update'),
     ({'launch.job': 'sft'}, 'update'),
     ({}, 'critic update'),
+    # Of the largest step, which has no buckets.
+    (BUCKETS, 'update'),
+    (BUCKETS, 'critic update'),
   ],
 )
 def test_every_program_of_a_job_can_be_lowered(changes, last):

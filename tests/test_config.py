@@ -156,6 +156,39 @@ def test_indivisible_prompts_are_refused_with_numbers_and_remedy(
   validation.of_training(cfg, ways=tiny.ways(row_ways, 1))
 
 
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(count=9), r'length_buckets=9 must be in 0 \.\. 8'),
+    (dict(count=-1), r'length_buckets=-1 must be in 0 \.\. 8'),
+    # Of 64 tokens: 64, 48 and 32, which as multiples of 32 are two.
+    (
+      dict(count=3, multiple=32),
+      'length_buckets=3 widths .*=64 are not all different .*=32: 64, 32; set '
+      'length_buckets to 2 or',
+    ),
+  ],
+)
+def test_buckets_that_cannot_be_are_refused_with_the_remedy(fields, message):
+  cfg = changed(
+    **{
+      'updates.length_buckets': fields['count'],
+      'updates.length_multiple': fields.get('multiple', 16),
+    }
+  )
+  with pytest.raises(ValueError, match=message):
+    validation.of_training(cfg, ways=tiny.ways())
+
+
+def test_buckets_of_fine_tuning_are_refused_with_the_reason():
+  cfg = changed(**{'updates.length_buckets': 2})
+  validation.of_training(cfg, ways=tiny.ways())
+  with pytest.raises(
+    ValueError, match='packs completions of one prompt, .* 0$'
+  ):
+    validation.of_sft(cfg, ways=(1, 1, 1))
+
+
 def test_rows_that_divide_pass():
   config.divides(12, {'a': 3, 'b': 4}, field='rows')
   with pytest.raises(

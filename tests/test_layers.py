@@ -21,6 +21,7 @@ LAYERS = {
     'checkpoint_items', 'errors', 'event_files', 'filters', 'hooks', 'progress',
     'record_set', 'rewriting', 'selection', 'verify', 'preference_losses',
     'length_control', 'text_measures', 'judges', 'judge_prompt', 'endpoint',
+    'planner', 'slots',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'metrics',
@@ -37,6 +38,7 @@ LAYERS = {
     'report_texts', 'report_warnings', 'keep', 'mixing', 'scorer',
     'batched_rewards', 'judging', 'reward_model', 'pairs', 'win_rate',
     'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
+    'bucketed',
   ],
 }  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 20 steps of the real stages: 16 groups of 4, four updates a rollout, a KL, a
 clip that holds a fifth of the tokens. Microbatches, widths of padding, meshes,
-what is recomputed, and whether the samples of a prompt share its trunk may
-change memory and speed, and the order of fp32 sums, but nothing else. Widths
-stand for length buckets, which the planner will bring.
+what is recomputed, whether the samples of a prompt share its trunk and whether
+completions are packed by length may change memory and speed, and the order of
+fp32 sums, but nothing else.
 
 Rounding decides a token where its uniform number meets a boundary between two
 tokens, and a gradient where a ratio meets the clip: one of either, and two runs
@@ -22,6 +22,11 @@ import numpy as np
 import pytest
 import trajectory
 
+BUCKETS = {
+  'updates.length_buckets': 3,
+  'updates.length_multiple': 4,
+  'updates.microbatches': 4,
+}
 VARIANTS = {
   'microbatches 2': {'updates.microbatches': 2},
   'microbatches 4': {'updates.microbatches': 4},
@@ -31,6 +36,9 @@ VARIANTS = {
   },
   'trunks not shared': dict(trunks_shared=False),
   'attention by blocks': {'attention': 'chunked'},
+  'length buckets': BUCKETS,
+  'length buckets, attention by blocks': BUCKETS | {'attention': 'chunked'},
+  'length buckets, fsdp 8': BUCKETS | dict(mesh=dict(data=1, fsdp=8, tensor=1)),
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
     'sample.chunk': 8,

@@ -9,7 +9,8 @@ skips what the mask hides. Decoding has one query a branch and uses
 Each takes (q [Q G N C H], k [Q G K C H], v [Q G K C H], trunk) and `valid`
 [Q C], the own slots that hold a token, or None if all do (only a trunk is
 padded on the left); returns [Q G N C H]. Rows of padding hold finite numbers
-that mean nothing.
+that mean nothing. All but `splash` take `segments` [Q G C], whose tokens see
+their own segment and the trunk only: completions packed end to end.
 """
 
 import math
@@ -23,20 +24,38 @@ from grpo_jax.models.attention import attend, NEGATIVE
 from grpo_jax.structs import Array
 
 BLOCK = 512  # queries or keys at a time
+_TRUNK = -1  # of segments: seen by all
 _LANES = 128  # of a TPU; blocks are multiples of it
 
 
-def full(q, k, v, trunk=None, *, valid: Array | None = None) -> Array:
+def full(
+  q,
+  k,
+  v,
+  trunk=None,
+  *,
+  valid: Array | None = None,
+  segments: Array | None = None,
+) -> Array:
   """All scores at once."""
   size = q.shape[3]
   mask = jnp.tril(jnp.ones((size, size), bool))[None, None]
   if valid is not None:
     mask = mask & valid[:, None, None]
+  if segments is not None:
+    mask = mask & (segments[..., None] == segments[:, :, None])
   return attend(q, k, v, mask, trunk)
 
 
 def chunked(
-  q, k, v, trunk=None, *, valid: Array | None = None, block: int = BLOCK
+  q,
+  k,
+  v,
+  trunk=None,
+  *,
+  valid: Array | None = None,
+  segments: Array | None = None,
+  block: int = BLOCK,
 ) -> Array:
   """A block of queries at a time against a block of keys, by online softmax.
 
@@ -44,7 +63,7 @@ def chunked(
   so this costs up to twice the products of `splash`.
 
   Args:
-    q, k, v, trunk, valid: see the module.
+    q, k, v, trunk, valid, segments: see the module.
     block: queries, and keys, at a time.
   """
   rows, group, heads, size, width = q.shape
@@ -55,20 +74,30 @@ def chunked(
   keys, values = (_blocks(x, block, axis=3) for x in (keys, values))
   seen = _blocks(seen, block, axis=1)
   places = jnp.arange(len(keys) * block).reshape(-1, block)
+  theirs = None
+  if segments is not None:
+    theirs = jnp.pad(
+      segments, ((0, 0), (0, 0), (ahead, 0)), constant_values=_TRUNK
+    )
+    segments, theirs = (_blocks(x, block, axis=2) for x in (segments, theirs))
 
   @jax.checkpoint
   def one_block(_, xs):
-    queries, first = xs
+    queries, own, first = xs
     last_seen = ahead + first + jnp.arange(block)
 
     def add(carry, xs):
       top, total, out = carry
-      k, v, present, places = xs
+      k, v, present, theirs, places = xs
       scores = jnp.einsum(
         'qgkrch,qgksh->qgkrcs', queries, k, preferred_element_type=jnp.float32
       )
       visible = (places <= last_seen[:, None]) & present[:, None]
-      scores = jnp.where(visible[:, None, None, None], scores, NEGATIVE)
+      visible = visible[:, None]
+      if theirs is not None:
+        theirs = theirs[:, :, None]
+        visible = visible & ((theirs == own[..., None]) | (theirs == _TRUNK))
+      scores = jnp.where(visible[:, :, None, None], scores, NEGATIVE)
       new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
       new_top = jax.lax.stop_gradient(new_top)
       shrink = jnp.exp(top - new_top)
@@ -84,11 +113,13 @@ def chunked(
     empty = (
       jnp.full(shape, NEGATIVE), jnp.zeros(shape), jnp.zeros(queries.shape)
     )  # fmt: skip
-    (_, total, out), _ = jax.lax.scan(add, empty, (keys, values, seen, places))
+    (_, total, out), _ = jax.lax.scan(
+      add, empty, (keys, values, seen, theirs, places)
+    )
     return None, (out / total).astype(v.dtype)
 
   firsts = jnp.arange(len(q)) * block
-  _, outs = jax.lax.scan(one_block, None, (q, firsts))
+  _, outs = jax.lax.scan(one_block, None, (q, segments, firsts))
   outs = jnp.moveaxis(outs, 0, 4)
   outs = outs.reshape(rows, group, heads, -1, width)
   return outs[:, :, :, :size]

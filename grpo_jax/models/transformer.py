@@ -125,13 +125,21 @@ def branches(
   inputs: Int[Array, 'Q G C'],
   trunk: Trunk,
   *,
+  steps: Int[Array, 'Q G C'] | None = None,
   dtype,
   remat: str = 'none',
   attend: Callable = causal.full,
   gather: Callable = as_stored,
 ) -> Float[Array, 'Q G C D']:
-  """Final hidden states of whole branches over their trunk, for training."""
-  steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
+  """Final hidden states of whole branches over their trunk, for training.
+
+  Args:
+    c, params, inputs, trunk: as in `forward`.
+    steps: of each token, its place after the trunk; None: as they stand.
+    dtype, remat, attend, gather: as in `forward`.
+  """
+  if steps is None:
+    steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
   positions = jnp.broadcast_to(
     trunk.length[:, None, None] + steps, inputs.shape
   )
