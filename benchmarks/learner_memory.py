@@ -11,7 +11,7 @@ import json
 
 import jax
 
-from grpo_jax import cli, critic, policy, training, validation
+from grpo_jax import cli, critic, policy, training, validation_rl
 
 
 def run(cfg, _) -> None:
@@ -19,7 +19,7 @@ def run(cfg, _) -> None:
   pol = policy.open_policy(cfg)
   learner = critic.learner(pol, cfg)
   state = learner.policy.abstract
-  validation.of_training(cfg, ways=pol.ways())
+  validation_rl.of_training(cfg, ways=pol.ways())
   batch = training.abstract_batch(cfg, minibatches=cfg.updates.minibatches)
   rows = {
     'parameters': _bytes(state.params),

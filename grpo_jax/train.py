@@ -15,7 +15,6 @@ import numpy as np
 from grpo_jax import (
   bucketed,
   cli,
-  config,
   critic,
   hosts,
   judging,
@@ -29,7 +28,7 @@ from grpo_jax import (
   sharding,
   tasks,
   training,
-  validation,
+  validation_rl,
 )  # fmt: skip
 from grpo_jax.loop import Loop, Outcome
 from grpo_jax.rollout import Collected
@@ -50,28 +49,12 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   source = cfg.algorithm.reference_from
   cli.refuse_address('config.algorithm.reference_from', source)
   pol = policy.open_policy(cfg)
-  validation.of_training(cfg, ways=pol.ways())
+  validation_rl.of_training(cfg, ways=pol.ways())
   stages = Stages(cfg, pol)
   loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
   stages.go_on(loop.extra)
-  by_ratio = cfg.algorithm.loss.name in ('clip', 'gspo', 'gmpo', 'sapo')
-  one_update = cfg.updates.epochs * cfg.updates.minibatches == 1
-  if one_update and by_ratio and not config.critic_wanted(cfg):
-    logging.warning(
-      'one update a rollout: the ratio is 1 and policy_loss stays near 0, as '
-      'advantages of a group sum to 0 (but for lengths); watch reward/mean and '
-      'grad_norm'
-    )
-  a = cfg.algorithm
-  by_length = a.weights.name not in ('sequence_mean', 'sequence_sum')
-  if a.loss.name in ('gspo', 'gmpo') and by_length:
-    logging.warning(
-      'algorithm.loss=%s with algorithm.weights=%s: every token has the ratio '
-      'of its completion, so long completions weigh more; the paper has '
-      'sequence_mean',
-      a.loss.name,
-      a.weights.name,
-    )
+  for hint in validation_rl.hints(cfg):
+    logging.warning('%s', hint)
   loop.run(
     prepare=stages.prepare,
     step=stages.step,

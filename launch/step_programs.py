@@ -21,7 +21,7 @@ from grpo_jax import (
   reference,
   sharding,
   training,
-  validation,
+  validation_rl,
 )
 from grpo_jax.models import families, hf, transformer
 from grpo_jax.models import params as params_lib
@@ -83,7 +83,7 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
   if cfg.launch.job == 'sft':
     yield _sft_update(cfg, pol.for_groups_of(1))
     return
-  validation.of_training(cfg, ways=pol.ways())
+  validation_rl.of_training(cfg, ways=pol.ways())
   cfg = _one_bucket(cfg)
   learner = critic.learner(pol, cfg)
   state, teacher = learner.policy.abstract, _teacher(cfg, pol)
@@ -107,7 +107,7 @@ def state_bytes(cfg, pol: Policy) -> int:
   if cfg.launch.job == 'sft':
     trainer = training.sft_trainer(pol.for_groups_of(1), cfg)
     return bytes_of(trainer.abstract)
-  validation.of_training(cfg, ways=pol.ways())
+  validation_rl.of_training(cfg, ways=pol.ways())
   state = critic.learner(pol, cfg).policy.abstract
   return bytes_of(state) + _resident(cfg, _teacher(cfg, pol))
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import checkpoint_items, validation
+from grpo_jax import checkpoint_items, validation_rl
 
 # Every switch that changes the loop, in combinations that fit.
 RUNS = {
@@ -164,7 +164,7 @@ def refused(**fields):
   with c.unlocked():
     c.update_from_flattened_dict({'steps': 10} | fields)
   with pytest.raises(ValueError) as caught:
-    validation.of_training(c, ways=tiny.ways())
+    validation_rl.of_training(c, ways=tiny.ways())
   return str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import advantages, config, losses, validation
+from grpo_jax import advantages, config, losses, validation, validation_rl
 from grpo_jax.training import KL, LOSS
 
 
@@ -94,7 +94,7 @@ def changed(**fields):
 
 
 def test_the_base_config_is_valid():
-  validation.of_training(base.get_config(), ways=tiny.ways(8, 1))
+  validation_rl.of_training(base.get_config(), ways=tiny.ways(8, 1))
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_the_base_config_is_valid():
 )  # fmt: skip
 def test_a_count_below_1_is_refused(field):
   with pytest.raises(ValueError, match=f'^{field}=0 must be at least 1$'):
-    validation.of_training(changed(**{field: 0}), ways=tiny.ways())
+    validation_rl.of_training(changed(**{field: 0}), ways=tiny.ways())
 
 
 def test_greedy_training_is_refused_with_the_reason():
   with pytest.raises(
     ValueError, match='^sample.temperature=0.0 must be above 0 .* all equal$'
   ):
-    validation.of_training(
+    validation_rl.of_training(
       changed(**{'sample.temperature': 0.0}), ways=tiny.ways()
     )
 
@@ -125,7 +125,7 @@ def test_a_negative_kl_coef_is_refused():
   with pytest.raises(
     ValueError, match='^algorithm.kl_coef=-0.1 must not be negative$'
   ):
-    validation.of_training(
+    validation_rl.of_training(
       changed(**{'algorithm.kl_coef': -0.1}), ways=tiny.ways()
     )
 
@@ -133,9 +133,9 @@ def test_a_negative_kl_coef_is_refused():
 def test_k1_in_the_loss_is_refused_with_the_reason():
   cfg = changed(**{'algorithm.kl_coef': 0.1, 'algorithm.kl.name': 'k1'})
   with pytest.raises(ValueError, match='k1 does nothing .* zero on average'):
-    validation.of_training(cfg, ways=tiny.ways())
+    validation_rl.of_training(cfg, ways=tiny.ways())
   cfg.algorithm.kl_coef = 0.0
-  validation.of_training(cfg, ways=tiny.ways())
+  validation_rl.of_training(cfg, ways=tiny.ways())
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_indivisible_prompts_are_refused_with_numbers_and_remedy(
     match='^prompts_per_step=20 does not divide over 3 updates.minibatches x '
     f'4 updates.microbatches{parts}; set it to a multiple of {multiple}$',
   ):
-    validation.of_training(cfg, ways=tiny.ways(row_ways, 1))
+    validation_rl.of_training(cfg, ways=tiny.ways(row_ways, 1))
   cfg.prompts_per_step = 24
-  validation.of_training(cfg, ways=tiny.ways(row_ways, 1))
+  validation_rl.of_training(cfg, ways=tiny.ways(row_ways, 1))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_buckets_that_cannot_be_are_refused_with_the_remedy(fields, message):
     }
   )
   with pytest.raises(ValueError, match=message):
-    validation.of_training(cfg, ways=tiny.ways())
+    validation_rl.of_training(cfg, ways=tiny.ways())
 
 
 def test_buckets_of_fine_tuning_are_refused_with_the_reason():
   cfg = changed(**{'updates.length_buckets': 2})
-  validation.of_training(cfg, ways=tiny.ways())
+  validation_rl.of_training(cfg, ways=tiny.ways())
   with pytest.raises(
     ValueError, match='packs completions of one prompt, .* 0$'
   ):

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import validation
+from grpo_jax import validation_rl
 
 FLAGS = (
   '--config.steps=3', '--config.sample.chunk=4', '--config.eval.every=0',
@@ -63,4 +63,4 @@ def test_a_limit_that_no_chunk_fits_or_that_is_not_lower_is_refused(length):
   cfg.sample.update(early_steps=10, early_completion_length=length)
   told = f'sample.early_completion_length={length} must be at least sample.ch'
   with pytest.raises(ValueError, match=re.escape(told)):
-    validation.of_training(cfg, ways=tiny.ways())
+    validation_rl.of_training(cfg, ways=tiny.ways())

@@ -6,7 +6,7 @@ import math
 import pytest
 import tiny
 
-from grpo_jax import validation
+from grpo_jax import validation_rl
 
 NAMES = ('r1', 'modern', 'dapo', 'dr_grpo', 'gspo', 'rloo', 'ppo')
 
@@ -17,7 +17,7 @@ def preset(name, experiment=''):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_preset_has_numbers_that_fit(name):
-  validation.of_training(preset(name), ways=tiny.ways())
+  validation_rl.of_training(preset(name), ways=tiny.ways())
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -67,7 +67,7 @@ def test_lengths_follow_the_configured_limit():
 def test_a_preset_fits_small_experiments_with_arguments_of_their_own(name):
   c = preset(name, 'smollm2_reasoning:gcd')
   assert c.task.dataset == 'gcd'
-  validation.of_training(c, ways=tiny.ways())
+  validation_rl.of_training(c, ways=tiny.ways())
 
 
 def test_an_unknown_experiment_is_named():

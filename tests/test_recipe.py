@@ -10,7 +10,7 @@ import time
 import pytest
 import tiny
 
-from grpo_jax import recipe, validation
+from grpo_jax import recipe, validation, validation_rl
 from launch import recipes, runner
 from launch.stages import Stage
 
@@ -309,7 +309,7 @@ def test_a_recipe_that_comes_with_it_has_stages_that_can_run(config):
   found = recipes.load(config, 'runs')
   for step in found.steps.values():
     if step.stage.job == 'train':
-      validation.of_training(step.cfg, ways=tiny.ways())
+      validation_rl.of_training(step.cfg, ways=tiny.ways())
     elif step.stage.job == 'sft':
       validation.of_sft(step.cfg, ways=(1, 1, 1))
   assert found.table or found.arms

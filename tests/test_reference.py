@@ -15,7 +15,7 @@ from grpo_jax import (
   reference,
   report_warnings,
   training,
-  validation,
+  validation_rl,
 )
 from grpo_jax.models import hf
 from grpo_jax.structs import Batch
@@ -221,12 +221,12 @@ def test_what_a_teacher_contradicts_is_refused(fields, saying):
   c = base.get_config()
   c.algorithm.update(reference_from='models/teacher', **fields)
   with pytest.raises(ValueError, match=saying):
-    validation.of_training(c, ways=tiny.ways())
+    validation_rl.of_training(c, ways=tiny.ways())
 
 
 def test_the_preset_pays_no_reward_and_updates_once_a_rollout():
   c = on_policy_distill.get_config()
-  validation.of_training(c, ways=tiny.ways())
+  validation_rl.of_training(c, ways=tiny.ways())
   assert {reward.weight for reward in c.rewards.values()} == {0.0}
   assert c.updates.epochs == c.updates.minibatches == 1
 

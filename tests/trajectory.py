@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from grpo_jax import metrics, policy, sharding, train, validation
+from grpo_jax import metrics, policy, sharding, train, validation_rl
 from grpo_jax.structs import Batch, TrainState
 
 STEPS = 20
@@ -87,7 +87,7 @@ def run(
   cfg = get_config()
   cfg.update_from_flattened_dict(changes)
   pol = _open_policy(cfg, mesh)
-  validation.of_training(cfg, ways=pol.ways())
+  validation_rl.of_training(cfg, ways=pol.ways())
   stages = train.Stages(cfg, pol)
   if not trunks_shared:
     _split_groups(stages, pol)

@@ -134,9 +134,8 @@ def branches(
   """Final hidden states of whole branches over their trunk, for training.
 
   Args:
-    c, params, inputs, trunk: as in `forward`.
-    steps: of each token, its place after the trunk; None: as they stand.
-    dtype, remat, attend, gather: as in `forward`.
+    steps: of each token, its place after the trunk; None: as they stand. The
+      rest is as in `forward`.
   """
   if steps is None:
     steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
