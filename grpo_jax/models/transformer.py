@@ -133,9 +133,8 @@ def branches(
 ) -> Float[Array, 'Q G C D']:
   """Final hidden states of whole branches over their trunk, for training.
 
-  Args:
-    steps: of each token, its place after the trunk; None: as they stand. The
-      rest is as in `forward`.
+  `steps` are the places of tokens after the trunk, as they stand if None; the
+  rest is as in `forward`.
   """
   if steps is None:
     steps = jnp.arange(inputs.shape[2], dtype=jnp.int32)
