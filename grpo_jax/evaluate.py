@@ -9,6 +9,7 @@ by a judge (`win_rate.json`, see `win_rate.py`).
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 
 from absl import flags
@@ -26,6 +27,7 @@ from grpo_jax import (
   questions,
   rewards,
   stage_table,
+  text_measures,
   validation,
 )  # fmt: skip
 from grpo_jax.rewards import languages, text
@@ -112,6 +114,12 @@ class Evaluation:
     self.extract = text.extractor(text.paid_for(cfg.rewards))
     self.asked = shares.first_of_each(task, e.prompts)
     self.count = len(self.asked)
+    self.texts = functools.partial(
+      text_measures.of_answers,
+      count_tokens=lambda t: len(pol.tokenizer.encode(t, start=False)),
+      follows_format=_format(cfg, self.questions.task),
+      language=e.language,
+    )
     largest = max((*e.ks, *e.votes), default=1)
     if min(e.ks, default=1) < 1:
       raise ValueError(f'eval.ks={e.ks} must be at least 1 each')

@@ -42,6 +42,7 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
       'training: greedy samples of a group are all equal'
     )
   _early_limit(cfg)
+  _early_limit(cfg)
   _algorithm(cfg)
   _filters(cfg)
   _offload(cfg)
@@ -94,6 +95,19 @@ def hints(cfg) -> list[str]:
       'more; the paper has sequence_mean'
     )
   return found
+
+
+def _early_limit(cfg) -> None:
+  s = cfg.sample
+  if s.early_steps < 0:
+    raise ValueError(f'sample.early_steps={s.early_steps} must not be negative')
+  low, high = min(s.chunk, s.max_completion_length), s.max_completion_length
+  if s.early_steps and not low <= s.early_completion_length < high:
+    raise ValueError(
+      f'sample.early_completion_length={s.early_completion_length} must be at '
+      f'least sample.chunk={s.chunk} and below sample.max_completion_length='
+      f'{high}, or sample.early_steps={s.early_steps} be 0'
+    )
 
 
 def _algorithm(cfg) -> None:

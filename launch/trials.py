@@ -29,6 +29,7 @@ from absl import flags
 from ml_collections import config_flags, ConfigDict
 
 from grpo_jax import cli, metrics, runs
+from launch import processes
 from launch.sweeps import Choice
 
 JOBS = ('train', 'sft')
@@ -72,6 +73,29 @@ class Trial:
     if begun and self.cfg.sft.epochs and self.module == 'grpo_jax.sft':
       return runs.open_run(self.workdir).config.steps
     return self.cfg.steps
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The workdir as a path."""
+    return pathlib.Path(self.workdir)
+
+  needs = ()  # no trial waits for another
+
+  def begin(self) -> None:
+    """Makes the workdir."""
+    self.folder.mkdir(parents=True, exist_ok=True)
+
+  def missing(self, code: int) -> str:
+    """What keeps a trial whose process ended so from being finished, or ''."""
+    if code:
+      return processes.told(code)
+    if not self.finished():
+      return f'ended at step {self.reached()} of {self.cfg.steps}'
+    return ''
+
+  def progress(self) -> str:
+    """Steps done and in all."""
+    return f'{self.reached()}/{self.cfg.steps}'
 
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""

@@ -137,6 +137,21 @@ def part_of(completion: str, part: str) -> str:
   return PARTS[part](completion)
 
 
+def reply(text: str) -> str:
+  """What a reader is told: the completion without thought and answer tags.
+
+  What follows the last </think>, or else begins with the answer; all of a text
+  without tags. '' where a thought is opened and never closed.
+  """
+  _, closed, told = text.rpartition(_END_THINK)
+  if not closed:
+    at = text.find(_OPEN)
+    if at < 0 and _THINK in text:
+      return ''
+    told = text[max(at, 0) :]
+  return told.replace(_OPEN, '').replace(_CLOSE, '').strip()
+
+
 EXTRACTORS = {
   'tags': tags,
   'boxed': boxed,

@@ -1,7 +1,6 @@
 """Tasks: questions by index, and how to judge an answer.
 
-`arithmetic`, `countdown`, `gsm8k`, `humaneval`, `jsonl`, `mawps`, `mixture` and
-`reasoning_gym` make a task from keyword arguments; a config chooses one by
+Each function here makes a task from keyword arguments; a config chooses one by
 name. A task has a length, `example(i) -> Example` and `verify(answer, example)
 -> bool`; `batch_indices` says which examples a step sees.
 """

@@ -49,6 +49,8 @@ class Task:
     parts: of a mixture, one after another; () elsewhere.
     order: (count, *, seed, step, rounds) -> indices of a step, where it is not
       `batch_indices`.
+    summary: the sentence that sums a right answer up, with '{prompt}' and
+      '{answer}' in it, in characters that the task's models have.
   """
 
   size: int
@@ -57,6 +59,7 @@ class Task:
   source: str = ''
   parts: tuple['Part', ...] = ()
   order: Callable[..., np.ndarray] | None = None
+  summary: str = 'The answer is {answer}.\n'
 
   def __len__(self) -> int:
     return self.size

@@ -37,12 +37,8 @@ def jsonl(
     FileNotFoundError, ValueError: naming the file, the line and the remedy.
   """
   common.check_arguments('jsonl', split=split)
-  if verifier not in _VERIFIERS:
-    raise ValueError(
-      f'jsonl: verifier={verifier!r} must be one of {sorted(_VERIFIERS)}'
-    )
-  if not 0.0 <= test_share < 1.0:
-    raise ValueError(f'jsonl: test_share={test_share} must be in [0, 1)')
+  check = verifier_of('jsonl', verifier)
+  check_share('jsonl', test_share)
 
   examples = []
   for number, row in read_rows(path):

@@ -1,0 +1,7 @@
+"""Distillation by SFT on Llama-3.1-8B, for 32 chips of TPU v5p: R1's Table 6."""
+
+from configs.r1 import distill
+
+
+def get_config():
+  return distill.get_config('llama_8b')
