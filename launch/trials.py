@@ -90,12 +90,12 @@ class Trial:
     if code:
       return processes.told(code)
     if not self.finished():
-      return f'ended at step {self.reached()} of {self.cfg.steps}'
+      return f'ended at step {self.reached()} of {self.steps}'
     return ''
 
   def progress(self) -> str:
     """Steps done and in all."""
-    return f'{self.reached()}/{self.cfg.steps}'
+    return f'{self.reached()}/{self.steps}'
 
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""

@@ -1,0 +1,1 @@
+"""Sweeps: each file says which runs to make of a config (launch.sweep)."""
