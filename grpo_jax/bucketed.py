@@ -160,7 +160,7 @@ def updater(
     return jax.jit(make, out_shardings=places)
 
   @functools.partial(
-    jax.jit, donate_argnums=(0, 1), out_shardings=(shardings, whole)
+    jax.jit, donate_argnums=0, out_shardings=(shardings, whole)
   )
   def finish(state, found, totals, computed):
     return update.finish(state, found, totals, tx=tx, computed=computed)

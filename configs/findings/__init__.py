@@ -1,1 +1,1 @@
-"""Sweeps: each file says which runs to make of a config (launch.sweep)."""
+"""Findings of R1 at a tiny scale: recipes of arms and seeds."""

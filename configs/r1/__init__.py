@@ -1,1 +1,1 @@
-"""Sweeps: each file says which runs to make of a config (launch.sweep)."""
+"""The R1 recipe: stages at real sizes and a tiny one, for grpo_jax.recipe."""
