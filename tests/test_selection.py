@@ -8,7 +8,15 @@ import threading
 import numpy as np
 import pytest
 
-from grpo_jax import filters, mixing, progress, rewriting, selection, verify
+from grpo_jax import (
+  filters,
+  mixing,
+  progress,
+  rewards,
+  rewriting,
+  selection,
+  verify,
+)  # fmt: skip
 from grpo_jax.rewards import Completion
 from grpo_jax.tasks import Example, Task
 
@@ -126,6 +134,16 @@ def test_a_summary_may_be_given_and_must_name_the_answer():
   assert found == '<think>{answer}</think>2 +3=5!<answer>5</answer>'
   with pytest.raises(ValueError, match='has no'):
     rewriting.thought_summary(task=TASK, summary='Done.')
+
+
+def test_what_is_rewritten_has_the_format_that_a_reward_pays_for():
+  found = rewriting.thought_summary(task=TASK)(
+    '<think>2 and 3</think><answer>5</answer>', EXAMPLE
+  )
+  for summary, paid in ((True, 1.0), (False, 0.0)):
+    reward = rewards.format(task=TASK, summary=summary)
+    assert reward(found, EXAMPLE) == paid
+  assert rewards.correct(task=TASK)(found, EXAMPLE) == 1.0
 
 
 def rules(**changed):

@@ -156,15 +156,17 @@ def test_killed_and_started_again_it_leaves_the_same_files(
 
 
 def test_sigterm_ends_it_between_blocks(config, tmp_path):
-  process = tiny.start('generate', *flags(config, tmp_path / 'set'))
-  while process.poll() is None and not list(tmp_path.glob('set/*/*.jsonl')):
-    time.sleep(0.002)
-  process.send_signal(signal.SIGTERM)
-  done = tiny.finish(process)
-  assert done.code == 143
-  assert re.search(
-    r'stopped after \d+ of 40 prompts; the same command goes on', done.err
+  # Sent by the first right completion. One at a time: a second signal would
+  # end the process at once.
+  one = ('--config.keep.batch_prompts=1', '--config.keep.samples=1')
+  stop = "--config.keep.rewrite={'name': 'function', 'path': 'tests.tiny:stop'}"
+  done = tiny.job('generate', *flags(config, tmp_path / 'set', *one, stop))
+  assert done.code == 128 + signal.SIGTERM
+  found = re.search(
+    r'stopped after (\d+) of 40 prompts; the same command goes on', done.err
   )
+  blocks = list(tmp_path.glob('set/progress/*.jsonl'))
+  assert len(blocks) == int(found[1]) < 40
 
 
 def test_two_processes_leave_the_files_of_one(config, whole, tmp_path):
@@ -296,7 +298,7 @@ def test_fine_tuning_on_a_set_lowers_the_loss(whole, tmp_path):
     'def get_config():\n'
     '  c = tiny.get_config()\n'
     f"  c.task = dict(name='verified', path={str(whole)!r}, split='train')\n"
-    '  c.sft.update(batch_size=8, epochs=3)\n'
+    '  c.sft.epochs = 8\n'
     '  c.eval.every = 0\n'
     '  return c\n'
   )
@@ -305,7 +307,7 @@ def test_fine_tuning_on_a_set_lowers_the_loss(whole, tmp_path):
   assert done.code == 0, done.err
   run = open_run(workdir)
   total = card_of(whole)['sources']['total']['records']
-  steps = -(-3 * total // 8)
+  steps = -(-8 * total // 16)
   assert run.config.steps == steps == run.metrics['step'][-1]
   assert run.metrics['nll'][-1] < run.metrics['nll'][1] - 0.5
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,12 @@ def rows(workdir: pathlib.Path) -> list[dict]:
     {k: v for k, v in json.loads(x).items() if not k.startswith(MEASURED)}
     for x in lines
   ]
+
+
+def stop(completion, example):
+  """A rewriter that asks its own job to end."""
+  os.kill(os.getpid(), signal.SIGTERM)
+  return completion
 
 
 def refuse_implicit_reads(setattr):
