@@ -252,8 +252,8 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   file = pathlib.Path(path) / FILE
   if not file.is_file():
     raise ValueError(
-      f'{str(path)!r} holds no trained reward model (no {FILE}); train one with '
-      f'python -m grpo_jax.reward_model --workdir={path}'
+      f'{str(path)!r} holds no trained reward model (no {FILE}); train one '
+      f'with python -m grpo_jax.reward_model --workdir={path}'
     )
   facts = json.loads(file.read_text(encoding='utf-8'))
   cfg = cfg.copy_and_resolve_references()
