@@ -249,8 +249,8 @@ def get_config() -> ConfigDict:
     prompts=805,  # the first of them
     outputs='',  # such a file that is judged; '' has the policy answer
     # The URL of an OpenAI-compatible endpoint (http...), a Python function
-    # 'module:function' (see judges.by_function), or AlpacaEval's annotations
-    # of these outputs (a .json file).
+    # 'module:function' (see judges.by_function), AlpacaEval's annotations of
+    # these outputs (a .json file), or the folder of a reward model.
     judge='',
     # AlpacaEval's df_gamed.csv, or '' to control for length without it.
     difficulties='',

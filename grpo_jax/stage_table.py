@@ -34,6 +34,7 @@ class Column:
 
 COLUMNS = (
   Column(r'pass@(\d+)', r'pass@\1', 'share'),
+  Column(r'pass@1/(.+)', r'pass@1 \1', 'share'),
   Column(r'cons@(\d+)', r'cons@\1', 'share'),
   Column('lenient', 'lenient', 'share'),
   Column('instruction_following', 'follows instructions', 'share'),

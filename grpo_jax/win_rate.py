@@ -23,6 +23,7 @@ from grpo_jax import (
   policy,
   programs,
   questions,
+  scorer,
   stage_table,
   validation,
 )
@@ -104,10 +105,16 @@ def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
     return judges.by_annotations(contests.read_rows(w.judge))
   if ':' in w.judge:
     return judges.by_function(w.judge)
+  if w.judge and (pathlib.Path(w.judge) / scorer.FILE).is_file():
+    # Outputs are final summaries already.
+    model = scorer.open_scorer(cfg, w.judge, part='all')
+    return judges.by_score(
+      lambda asked, outputs: model.many(asked, [[o] for o in outputs])[:, 0]
+    )
   raise ValueError(
     f'win_rate.judge={w.judge!r} names no judge: give the URL of an '
-    "OpenAI-compatible endpoint, a Python function 'module:function', or a "
-    '.json file of annotations'
+    "OpenAI-compatible endpoint, a Python function 'module:function', a .json "
+    'file of annotations, or the folder of a trained reward model'
   )
 
 

@@ -9,7 +9,7 @@ import tiny
 from grpo_jax import validation
 from grpo_jax.models import families
 
-FILE = pathlib.Path(tiny.REPO) / 'configs' / 'r1' / 'distill.py'
+FILE = pathlib.Path(tiny.REPO) / 'configs' / 'distill.py'
 MODULE = runpy.run_path(str(FILE))
 
 # Initial learning rate and base of each student (2501.12948v2, Table 6).

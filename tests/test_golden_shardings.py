@@ -22,8 +22,11 @@ CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 # 'file:argument', as for --config.
 NAMES = (
   'qwen2_5_1_5b', 'qwen2_5_7b_r1_zero', 'qwen2_5_32b_r1_zero', 'qwen3_8b',
-  'r1/distill:qwen_1_5b', 'r1/distill:qwen_7b', 'r1/distill:qwen_14b',
-  'r1/distill:qwen_32b', 'r1/distill:llama_8b', 'r1/distill:llama_70b',
+  'llama3_1_8b_distill',
+  'r1/real_stages:zero', 'r1/real_stages:sft_cold', 'r1/real_stages:reasoning',
+  'r1/real_stages:sft_verified', 'r1/real_stages:all_scenarios',
+  'distill:qwen_1_5b', 'distill:qwen_7b', 'distill:qwen_14b',
+  'distill:qwen_32b', 'distill:llama_8b', 'distill:llama_70b',
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   batched_rewards,
+  judges,
   losses,
   measures,
   pairs,
@@ -27,6 +28,7 @@ from grpo_jax import (
   sharding,
   tasks,
   validation,
+  win_rate,
 )  # fmt: skip
 from grpo_jax.preferences import Row
 from grpo_jax.rewards import Completion, text
@@ -423,6 +425,20 @@ def test_training_goes_on_with_the_same_numbers(trained, tmp_path):
   found, wanted = ((f / scorer.FILE).read_text()
                    for f in (tmp_path, folder / 'model'))  # fmt: skip
   assert found == wanted
+
+
+def test_a_reward_model_judges_a_win_rate(trained):
+  folder, _, _ = trained
+  cfg = tiny.get_config()
+  cfg.win_rate.judge = str(folder / 'model')
+  judge = win_rate.open_judge(cfg, folder)
+  asked = [
+    judges.Pair(instruction='3 +4=', output=output, reference=reference)
+    for output, reference in (('7', '2'), ('2', '7'), ('71', '71'))
+  ]
+  won = judge(asked)
+  assert won[0] > 0.5 > won[1]
+  assert won[2] == 0.5
 
 
 @pytest.fixture(scope='module')

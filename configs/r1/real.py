@@ -67,7 +67,7 @@ def _sft(name, config, *, on):
 def _student(name):
   return Stage(
     name,
-    f'configs/r1/distill.py:{name}',
+    f'configs/distill.py:{name}',
     job='sft',
     overrides={'task.path': '{textbook}/set'},
   )

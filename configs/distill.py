@@ -8,7 +8,7 @@ anything else) has left in --config.task.path.
 Not told, and ours: two epochs (v1's count for its SFT), no warm-up, AdamW, the
 prompt's form (the plain question: set c.prompt), no loss on prompts.
 
-  --config=configs/r1/distill.py:qwen_7b
+  --config=configs/distill.py:qwen_7b
 
 Slices are for one row of 32,768 tokens a chip, or a part of it. Of these
 llama_8b's has been compiled for its slice; none has run on hardware.
