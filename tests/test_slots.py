@@ -30,8 +30,8 @@ RULES = dict(prompts=('data', 'fsdp'), samples=None, positions=None)
 WIDTHS = (8, 6, 4)
 
 
-def planned(batch, *, tokens=20, capacity=16):
-  sizes = planner.Sizes(widths=WIDTHS, capacity=capacity, tokens=tokens)
+def planned(batch, *, tokens=20):
+  sizes = planner.Sizes(widths=WIDTHS, capacity=16, tokens=tokens)
   lengths = np.asarray(batch.mask).sum(-1)
   return planner.plan(lengths, trunk=batch.trunk.shape[1], sizes=sizes)
 
@@ -137,7 +137,10 @@ def test_an_update_by_buckets_is_the_update(loss, weights):
   batch = ragged()
   assert len(planned(batch)) > 1
   got, plain, start = updater(loss, weights, 0.1)
-  after, metrics = got(start(), batch)
+  state = start()
+  # As in a job's loop.
+  with jax.transfer_guard('disallow'):
+    after, metrics = got(state, batch)
   wanted, expected = plain(start(), batch)
   # The same fp32 terms of order 1, added in another order.
   np.testing.assert_allclose(after.params, wanted.params, rtol=1e-6, atol=1e-6)
@@ -179,7 +182,7 @@ def test_completions_that_do_not_count_are_not_computed():
   np.testing.assert_array_equal(after.params, TABLE)
 
 
-@pytest.mark.parametrize('attention', ['full', 'chunked', 'splash'])
+@pytest.mark.parametrize('attention', ['full', 'chunked'])
 def test_packed_completions_have_the_logprobs_and_gradient_of_their_own(
   model, params, attention, monkeypatch
 ):
@@ -191,7 +194,7 @@ def test_packed_completions_have_the_logprobs_and_gradient_of_their_own(
     tokenizer=types.SimpleNamespace(vocab_size=model.vocab_size),
     declared=transformer.declare(model),
     mesh=ONE(),
-    rules={'train': RULES | dict(heads=None)},
+    rules={},
     dtype=jnp.dtype('float32'),
     cache_dtype=jnp.dtype('float32'),
     attention=attention,
@@ -200,7 +203,6 @@ def test_packed_completions_have_the_logprobs_and_gradient_of_their_own(
   )
   score = programs.score(pol, temperature=0.8, remat='none', logits_chunk=4)
   batch = ragged()
-  capacity = 16 if programs.tells_apart(pol) else 1
   weights = losses.token_mean(batch.mask)
   gradient = jax.jit(
     functools.partial(
@@ -211,11 +213,10 @@ def test_packed_completions_have_the_logprobs_and_gradient_of_their_own(
   logprobs = jax.jit(score)(params, batch)[0]
   out, found = jnp.zeros_like(logprobs), []
   # Few shapes, as each compiles.
-  for part, index in parts((batch, weights), tokens=200, capacity=capacity):
+  for part, index in parts((batch, weights), tokens=200):
     out = slots.put(out, jax.jit(score)(params, part[0])[0], index)
     found.append(gradient(params, *part))
-    if capacity > 1:
-      assert (np.asarray(index['length'] > 0).sum(1) > 1).any()
+    assert (np.asarray(index['length'] > 0).sum(1) > 1).any()
   mask = np.asarray(batch.mask)
   np.testing.assert_allclose(
     np.asarray(out)[mask], np.asarray(logprobs)[mask], atol=2e-6
