@@ -26,7 +26,7 @@ from grpo_jax import (
   questions,
   validation,
 )
-from grpo_jax.tasks import Example, Task
+from grpo_jax.tasks import Example, shares, Task
 
 _prompts = flags.DEFINE_multi_string(
   'prompt', [], 'A prompt to answer; may be given several times.'
@@ -69,8 +69,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     ask = questions.questions_of(task, cfg, pol.tokenizer)
   else:
     ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
-    count = min(cfg.generate.prompts, len(ask.task))
-    examples = [ask.task.example(i) for i in range(count)]
+    asked = shares.first_of_each(ask.task, cfg.generate.prompts)
+    examples = [ask.task.example(i) for i in asked]
   settings = cfg.generate.to_dict()
   settings.pop('prompts')
   settings['batch_prompts'] = min(settings['batch_prompts'], len(examples))
