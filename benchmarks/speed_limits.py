@@ -22,6 +22,7 @@ from benchmarks.workloads import Workload
 from grpo_jax import cli, sharding
 
 _SQUARE = 2048
+_MOST_ROWS = 8192  # more are no faster
 
 
 def sampling_flops(workload: Workload, tokens: int) -> float:
@@ -45,6 +46,19 @@ def update_flops(workload: Workload, tokens: int) -> float:
   return 8 * counts(workload.size)[1] * tokens
 
 
+def seconds(workload: Workload, tokens: int, peak: float) -> dict[str, float]:
+  """The least that parts of a step can take.
+
+  Args:
+    workload: of the step.
+    tokens: of its completions.
+    peak: FLOP/s of the machine.
+  """
+  rollout = sampling_flops(workload, tokens) / peak
+  update = update_flops(workload, tokens) / peak
+  return {'rollout': rollout, 'update': update, 'step': rollout + update}
+
+
 def peaks(workload: Workload, *, repeats: int = 7) -> dict[str, float]:
   """FLOP/s of fp32 matrix products, the best of numpy's and XLA's.
 
@@ -58,7 +72,7 @@ def peaks(workload: Workload, *, repeats: int = 7) -> dict[str, float]:
   shapes = {
     'square': (_SQUARE, _SQUARE, _SQUARE),
     'rollout': (workload.rows, *weights),
-    'update': (workload.rows * workload.completion, *weights),
+    'update': (min(workload.rows * workload.completion, _MOST_ROWS), *weights),
   }
   return {
     name: max(
@@ -116,12 +130,13 @@ def _xla(x, w, many) -> Callable:
   def products(x, w, many):
     def body(_, carry):
       x, out = carry
-      # Each product waits for the one before, so none is left out.
-      x = x.at[0, 0].set(out[0, 0])
+      # Each product waits for the one before, so none is left out. Sums are
+      # larger than what is summed, so x stays as it is.
+      x = x.at[0, 0].min(out[0, 0])
       return x, x @ w
 
-    empty = jnp.zeros((x.shape[0], w.shape[1]), x.dtype)
-    return jax.lax.fori_loop(0, many, body, (x, empty))[1]
+    none = jnp.full((x.shape[0], w.shape[1]), jnp.inf, x.dtype)
+    return jax.lax.fori_loop(0, many, body, (x, none))[1]
 
   return lambda: products(x, w, many).block_until_ready()
 

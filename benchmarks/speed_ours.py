@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import sys
 import time
 

@@ -69,6 +69,7 @@ class Workload:
     completion: tokens of every completion, or of the longest.
     mean: of log-normal lengths, in tokens; 0 for equal ones.
     fields: of the config, where the base's are not the fastest.
+    peer_parts: microbatches of peers, where one would not fit 24 GB.
     goals: what is to be reached.
   """
 
@@ -80,6 +81,7 @@ class Workload:
   completion: int
   mean: int = 0
   fields: dict = dataclasses.field(default_factory=dict)
+  peer_parts: int = 1
   goals: tuple[Goal, ...] = ()
 
   @property
@@ -145,8 +147,8 @@ _ALL = (
     prompt=32,
     completion=512,
     mean=128,
-    # What one pass keeps of 256 rows of 512 tokens does not fit everywhere.
     fields={'updates.microbatches': 8},
+    peer_parts=4,
     goals=(Goal('busy', '', 0.85), Goal('padding', '', 0.15)),
   ),
   Workload(
@@ -157,6 +159,7 @@ _ALL = (
     prompt=256,
     completion=24,
     fields={'updates.length_multiple': 8, 'updates.logits_chunk': 8},
+    peer_parts=4,
     goals=(Goal('step', 'trl', 5.0),),
   ),
 )
@@ -169,8 +172,11 @@ def named(name: str) -> list[Workload]:
   Raises:
     ValueError: there is none.
   """
-  found = [w for n, w in WORKLOADS.items() if n in (name, f'{name}g4')]
-  found += [w for n, w in WORKLOADS.items() if n in (f'{name}g16', f'{name}g64')]
+  found = [
+    workload
+    for full, workload in WORKLOADS.items()
+    if full == name or full.startswith(f'{name}g')
+  ]
   if not found:
     raise ValueError(
       f'no workload {name!r}; there are W3 and {", ".join(WORKLOADS)}'
