@@ -145,6 +145,7 @@ def _goals(found):
         continue
       against = {'': '', 'best': 'x the best peer', 'limit': 'of the limit'}
       against |= {peer: f'x {_NAMES[peer]}' for peer in _NAMES}
+      what = _CALLED.get(goal.what, goal.what)
       shown = _percent if goal.what in ('busy', 'padding') else _ratio
       if goal.against == 'limit':
         shown = _percent
@@ -152,7 +153,7 @@ def _goals(found):
       rows.append(
         (
           name,
-          f'{_CALLED.get(goal.what, goal.what)} {against[goal.against]}'.strip(),
+          f'{what} {against[goal.against]}'.strip(),
           shown(value),
           f'{"<=" if goal.most else ">="} {shown(goal.bound)}',
           'yes' if reached else 'no',
