@@ -112,7 +112,6 @@ def main() -> None:
   peer.answer(
     {
       'seconds': {'rollout': rollouts, 'update': updates, 'step': seconds},
-      'parts': request['workload']['peer_parts'],
     },
     versions={m.__name__: m.__version__ for m in modules},
     begin=begin,
