@@ -4,8 +4,8 @@
 
 Every system is a process of its own with the same CPUs, weights, prompts and
 lengths, in fp32. Prints tables and, last, one line of JSON. `rollout`,
-`update` and `step` of this folder are the same for one part of a step and one
-workload.
+`update` and `step` of this folder are the same for one part of a step; peers
+other than `transformers` run whole steps even then.
 """
 
 import argparse
@@ -111,9 +111,10 @@ def measure(workload: Workload, asked: Asked) -> dict:
   """Our own times and those of the peers, in turn.
 
   Returns:
-    'workload', 'weights', 'tokens' of all completions, 'peaks', 'limits' in
-    seconds by part, and 'systems': name -> 'medians' and what it said; 'error'
-    where it failed.
+    'workload', 'weights', 'tokens' of all completions, 'peaks' in FLOP/s,
+    'systems': name -> 'medians' in seconds and what it said, or 'error';
+    'flops' and 'limits' in seconds by part, and 'rates': name -> part -> FLOP/s
+    and the share of the limit, and of products of the same shapes.
   """
   folder, weights = workloads.folder_of(workload.model, asked.workdir)
   lengths = workloads.lengths(workload)
@@ -152,9 +153,27 @@ def measure(workload: Workload, asked: Asked) -> dict:
     'weights': weights,
     'tokens': tokens,
     'peaks': peaks,
-    'limits': speed_limits.seconds(workload, tokens, peaks.get('square')),
     'systems': systems,
+  } | _limits(speed_limits.flops(workload, tokens), peaks, systems)
+
+
+def _limits(flops, peaks, systems):
+  """Least seconds of each part, and how near to that every system comes."""
+  limits = {part: count / peaks['square'] for part, count in flops.items()}
+  rates = {
+    name: {
+      part: {
+        'flops_per_s': flops[part] / seconds,
+        'of_limit': limits[part] / seconds,
+        # That of matrix products of the same shapes; a step has no one shape.
+        'of_shapes': flops[part] / seconds / peaks.get(part, peaks['square']),
+      }
+      for part, seconds in system.get('medians', {}).items()
+      if part in flops
+    }
+    for name, system in systems.items()
   }
+  return {'flops': flops, 'limits': limits, 'rates': rates}
 
 
 def machine(asked: Asked) -> dict:

@@ -46,16 +46,10 @@ def update_flops(workload: Workload, tokens: int) -> float:
   return 8 * counts(workload.size)[1] * tokens
 
 
-def seconds(workload: Workload, tokens: int, peak: float) -> dict[str, float]:
-  """The least that parts of a step can take.
-
-  Args:
-    workload: of the step.
-    tokens: of its completions.
-    peak: FLOP/s of the machine.
-  """
-  rollout = sampling_flops(workload, tokens) / peak
-  update = update_flops(workload, tokens) / peak
+def flops(workload: Workload, tokens: int) -> dict[str, float]:
+  """Of the parts of a step whose completions have so many tokens."""
+  rollout = sampling_flops(workload, tokens)
+  update = update_flops(workload, tokens)
   return {'rollout': rollout, 'update': update, 'step': rollout + update}
 
 

@@ -16,9 +16,12 @@ _CALLED = {
   'rollout': 'sampling',
   'memory': 'peak memory',
   'prompt': 'samples with prompt / (prefill + samples without)',
+  'device': 'publish, rollout and update, of a step',
   'busy': 'decode slots that are busy',
   'padding': 'padding in the update',
 }
+_ON_DEVICE = ('publish', 'rollout', 'update')
+_SHARES = ('busy', 'padding', 'device')
 
 
 def tables(found: Mapping) -> str:
@@ -38,7 +41,8 @@ def page(found: Mapping) -> str:
       'and run one after another, each in a process of its own. Medians; of '
       'the limit: time by arithmetic at the best matrix product of this '
       'machine (2 FLOPs a parameter and sampled token; 8 in the update, a '
-      'prompt once a group).',
+      'prompt once a group); of its products: at the best of matrix products '
+      'with as many rows.',
       '',
       f'{found["date"]}, commit {machine["commit"]}, {machine["cpu"]}, '
       f'{machine["threads"]} CPUs, of which XLA makes {machine["devices"]} '
@@ -72,6 +76,10 @@ def measured(goal: Goal, one: Mapping) -> float | None:
     if 'alone' not in medians:
       return None
     return medians['rollout'] / (medians['prefill'] + medians['alone'])
+  if goal.what == 'device':
+    if not {*_ON_DEVICE, 'step'} <= medians.keys():
+      return None
+    return sum(medians[part] for part in _ON_DEVICE) / medians['step']
   if goal.what == 'memory':
     theirs = systems.get(goal.against, {}).get('peak_bytes')
     return ours['peak_bytes'] / theirs if theirs and ours else None
@@ -99,7 +107,8 @@ def _best(goal, systems):
 def _times(found):
   head = (
     'workload', 'system', 'sampling tok/s', 'update s', 'step s', 'peak GB',
-    'sampling, of the limit', 'update, of the limit',
+    'sampling, of the limit (of its products)',
+    'update, of the limit (of its products)',
   )  # fmt: skip
   rows = []
   for name, one in found['workloads'].items():
@@ -117,8 +126,9 @@ def _times(found):
           _number(update),
           _number(step),
           _number(got.get('peak_bytes', 0) / 1e9 or None),
-          _percent(rollout and limits['rollout'] / rollout),
-          _percent(update and limits['update'] / update),
+          *(
+            _shares(one['rates'][system].get(p)) for p in ('rollout', 'update')
+          ),
         )
       )
     rows.append(
@@ -146,7 +156,7 @@ def _goals(found):
       against = {'': '', 'best': 'x the best peer', 'limit': 'of the limit'}
       against |= {peer: f'x {_NAMES[peer]}' for peer in _NAMES}
       what = _CALLED.get(goal.what, goal.what)
-      shown = _percent if goal.what in ('busy', 'padding') else _ratio
+      shown = _percent if goal.what in _SHARES else _ratio
       if goal.against == 'limit':
         shown = _percent
       reached = value <= goal.bound if goal.most else value >= goal.bound
@@ -214,6 +224,12 @@ def _number(value):
 
 def _percent(value):
   return '' if value is None else f'{100 * value:.0f} %'
+
+
+def _shares(rate):
+  if rate is None:
+    return ''
+  return f'{_percent(rate["of_limit"])} ({_percent(rate["of_shapes"])})'
 
 
 def _ratio(value):

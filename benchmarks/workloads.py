@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from configs import base
-from grpo_jax import policy
+from grpo_jax import cli, policy
 from grpo_jax.models import families, hf
 from grpo_jax.models.architecture import Config
 
@@ -41,7 +41,7 @@ class Goal:
   """A bound on something measured.
 
   Attributes:
-    what: rollout, update, step, memory, prompt, busy or padding.
+    what: rollout, update, step, memory, prompt, device, busy or padding.
     against: 'best' of the peers, one of them, 'limit', or '' for what is a
       share or ratio by itself.
     bound: the least; the most for memory, prompt and padding.
@@ -128,6 +128,7 @@ _ALL = (
       Goal('memory', 'trl', 0.5),
       Goal('rollout', 'limit', 0.45),
       Goal('update', 'limit', 0.55),
+      Goal('device', '', 0.98),
     ),
   ),
   _w3(4),
@@ -241,10 +242,14 @@ def config(
   )
   c.algorithm.kl_coef = KL_COEF
   c.optimizer.learning_rate = LEARNING_RATE
+  given = dict(workload.fields) | fields
+  unknown = sorted(given.keys() - cli.flat(c.to_dict()).keys())
+  if unknown:
+    raise ValueError(f'configs/base.py has no field {", ".join(unknown)}')
   try:
-    c.update_from_flattened_dict(dict(workload.fields) | fields)
-  except (KeyError, AttributeError, TypeError) as error:
-    raise ValueError(f'a field of the config: {error}') from None
+    c.update_from_flattened_dict(given)
+  except TypeError as error:
+    raise ValueError(f'fields {given}: {error}') from None
   return c
 
 
