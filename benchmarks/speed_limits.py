@@ -53,7 +53,7 @@ def flops(workload: Workload, tokens: int) -> dict[str, float]:
   return {'rollout': rollout, 'update': update, 'step': rollout + update}
 
 
-def peaks(workload: Workload, *, repeats: int = 7) -> dict[str, float]:
+def peaks(workload: Workload, *, repeats: int = 5) -> dict[str, float]:
   """FLOP/s of fp32 matrix products, the best of numpy's and XLA's.
 
   Returns:

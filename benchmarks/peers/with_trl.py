@@ -63,7 +63,8 @@ def make(request, folder, callback) -> Trainer:
     save_strategy='no',
     use_cpu=True,
     bf16=False,
-    gradient_checkpointing=False,
+    # Recomputing would cost time; peer_parts keeps the memory down.
+    activation_checkpointing=False,
     model_init_kwargs={'dtype': 'float32'},
     max_steps=1 + request['repeats'],
     per_device_train_batch_size=rows // parts,
