@@ -6,6 +6,7 @@ A request is what `benchmarks.speed` writes; JSON, last. The memory is that of
 this process, so every workload is measured in one of its own.
 """
 
+from collections.abc import Sequence
 import copy
 import dataclasses
 import functools
@@ -141,12 +142,11 @@ class Ours:
     return self.put(layout.prompts(ids.tolist(), multiple=multiple))
 
 
-def measure(workload: Workload, cfg, *, parts: list[str], repeats: int) -> dict:
+def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
   """Seconds of every repeat of each part, and shares of what was computed.
 
   Args:
-    workload: what is run.
-    cfg: of it.
+    ours: what is run.
     parts: of rollout, update and step.
     repeats: after one that compiles.
 
@@ -155,7 +155,6 @@ def measure(workload: Workload, cfg, *, parts: list[str], repeats: int) -> dict:
     among them; 'first': of the run that compiled; 'busy': share of decode slots
     whose token counts; 'padding': share of an update's tokens that do not.
   """
-  ours = Ours(workload, cfg)
   clock = peer.Clock(repeats, wait=jax.block_until_ready)
   publish = functools.partial(clock, 'publish', lambda: ours.publish(params))
   params = ours.state.params
@@ -165,7 +164,7 @@ def measure(workload: Workload, cfg, *, parts: list[str], repeats: int) -> dict:
   if 'rollout' in parts:
     clock('rollout', lambda: ours.sample(published, ours.prompts, ours.key()))
     found['busy'] = tokens / batch.mask.size
-    if any(goal.what == 'prompt' for goal in workload.goals):
+    if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))
   if 'update' in parts:
@@ -210,7 +209,7 @@ def main(argv: list[str]) -> int:
   )
   begin = time.perf_counter()
   found = measure(
-    workload, cfg, parts=request['parts'], repeats=request['repeats']
+    Ours(workload, cfg), parts=request['parts'], repeats=request['repeats']
   )
   names = ('jax', 'jaxlib', 'numpy')
   peer.answer(

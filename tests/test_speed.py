@@ -106,33 +106,21 @@ def test_a_misspelt_field_is_refused():
     workloads.config(TINY, '', devices=1, fields={'updates.remats': 'none'})
 
 
-def test_every_part_of_a_step_is_measured(sizes, tmp_path):
-  folder, weights = workloads.folder_of('test', tmp_path)
-  assert weights == 'random'
-  assert workloads.folder_of('test', tmp_path) == (folder, weights)
-  cfg = workloads.config(
-    TINY, folder, devices=8, fields={'updates.length_multiple': 8}
-  )
-  found = speed_ours.measure(TINY, cfg, parts=speed.PARTS, repeats=2)
-  assert {k: len(v) for k, v in found['seconds'].items()} == dict.fromkeys(
-    ('publish', 'rollout', 'prefill', 'alone', 'update', 'step'), 2
-  )
-  assert found['first']['step'] > 0
-  # The longest of 16 completions fills its 8 slots, the others do not.
-  tokens = workloads.lengths(TINY).sum()
-  assert found['busy'] == tokens / (16 * 8)
-  # Trunks of 7 tokens are padded to 16.
-  useful = tokens + 8 * 7
-  assert found['padding'] == pytest.approx(1 - useful / (16 * 8 + 8 * 16))
+@pytest.fixture(scope='module')
+def ours(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(workloads.MODELS, 'test', SIZE)
+    under = tmp_path_factory.mktemp('models')
+    folder, weights = workloads.folder_of('test', under)
+    assert weights == 'random'
+    assert workloads.folder_of('test', under) == (folder, weights)
+    cfg = workloads.config(TINY, folder, devices=8, fields={'sample.chunk': 8})
+    yield speed_ours.Ours(TINY, cfg)
 
 
-def test_completions_have_the_lengths_that_were_asked_for(sizes, tmp_path):
-  folder, _ = workloads.folder_of('test', tmp_path)
-  cfg = workloads.config(TINY, folder, devices=8, fields={})
-  ours = speed_ours.Ours(TINY, cfg)
+def test_completions_have_the_lengths_that_were_asked_for(ours):
   before = jax.device_get(ours.state.params)
-  published = ours.publish(ours.state.params)
-  batch = ours.batch(published)
+  batch = ours.batch(ours.publish(ours.state.params))
   lengths = workloads.lengths(TINY)
   np.testing.assert_array_equal(batch.mask.sum(-1), lengths)
   ours.update(batch)
@@ -141,6 +129,23 @@ def test_completions_have_the_lengths_that_were_asked_for(sizes, tmp_path):
     lambda x, y: np.abs(x - y).max(), before, jax.device_get(ours.state.params)
   )
   assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_every_part_of_a_step_is_measured(ours):
+  steps = int(ours.state.step)
+  found = speed_ours.measure(ours, parts=speed.PARTS, repeats=2)
+  assert {k: len(v) for k, v in found['seconds'].items()} == dict.fromkeys(
+    ('publish', 'rollout', 'prefill', 'alone', 'update', 'step'), 2
+  )
+  assert found['first'].keys() == found['seconds'].keys()
+  # Three updates by themselves, three in steps.
+  assert int(ours.state.step) == steps + 6
+  # The longest of 16 completions fills its 8 slots, the others do not.
+  tokens = workloads.lengths(TINY).sum()
+  assert found['busy'] == tokens / (16 * 8)
+  # Trunks of 7 tokens are padded to 16.
+  useful = tokens + 8 * 7
+  assert found['padding'] == pytest.approx(1 - useful / (16 * 8 + 8 * 16))
 
 
 def test_the_first_run_of_a_part_does_not_count():
