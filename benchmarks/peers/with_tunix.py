@@ -144,7 +144,7 @@ def timed(learner, lengths):
   def timed_run(*args, **kwargs):
     begin = time.perf_counter()
     run(*args, **kwargs)
-    jax.block_until_ready(nnx.state(cluster.train_actor, nnx.Param))
+    jax.block_until_ready(nnx.state(cluster.actor_trainer.model, nnx.Param))
     steps.append(time.perf_counter() - begin)
 
   cluster.generate, learner._run_global_step = timed_generate, timed_run
