@@ -159,14 +159,15 @@ def measure(workload: Workload, asked: Asked) -> dict:
 
 def _limits(flops, peaks, systems):
   """Least seconds of each part, and how near to that every system comes."""
-  limits = {part: count / peaks['square'] for part, count in flops.items()}
+  peak = max(peaks.values())
+  limits = {part: count / peak for part, count in flops.items()}
   rates = {
     name: {
       part: {
         'flops_per_s': flops[part] / seconds,
         'of_limit': limits[part] / seconds,
         # That of matrix products of the same shapes; a step has no one shape.
-        'of_shapes': flops[part] / seconds / peaks.get(part, peaks['square']),
+        'of_shapes': flops[part] / seconds / peaks.get(part, peak),
       }
       for part, seconds in system.get('medians', {}).items()
       if part in flops

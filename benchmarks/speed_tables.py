@@ -26,7 +26,7 @@ _SHARES = ('busy', 'padding', 'device')
 
 def tables(found: Mapping) -> str:
   """Of all workloads: times of systems, and what was to be reached."""
-  return f'{_times(found)}\n\n{_goals(found)}'
+  return f'{_times(found)}\n\n{_goals(found)}'.strip()
 
 
 def page(found: Mapping) -> str:
@@ -134,7 +134,7 @@ def _times(found):
     rows.append(
       (
         name,
-        f'limit at {one["peaks"]["square"] / 1e9:.0f} GFLOP/s',
+        f'limit at {max(one["peaks"].values()) / 1e9:.0f} GFLOP/s',
         _number(tokens / limits['rollout']),
         _number(limits['update']),
         _number(limits['step']),
@@ -212,6 +212,8 @@ def _failures(found):
 
 
 def _table(head, rows):
+  if not rows:
+    return ''
   lines = [head, ['---'] * len(head), *rows]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
