@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PARITY := $(VENV)-parity
+PEERS := $(VENV)-peers
 RUNS ?= runs
 SMOLLM2 := models/smollm2-135m-instruct
 GGUF := models/gguf/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: quickstart recipe test lint parity smollm2 clean
+.PHONY: quickstart recipe test lint parity smollm2 peers bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m grpo_jax.quickstart --workdir=$(RUNS)/quickstart
@@ -34,6 +35,15 @@ lint: $(VENV)/.test
 parity: $(PARITY)/.installed $(GGUF)
 	SMOLLM2_GGUF=$(GGUF) $(PARITY)/bin/python -m pytest tests/parity \
 	  tests/test_compiled.py
+
+# Speed against TRL, transformers and Tunix, an hour on two idle cores; with
+# the weights of `make smollm2` if they are there, else random ones of its size.
+bench: $(VENV)/.installed peers
+	$(BIN)/python -m benchmarks.speed --peers=$(PEERS) \
+	  --against=transformers,trl,tunix --results=benchmarks/RESULTS.md
+
+# What they run in; each has its own torch or JAX.
+peers: $(PEERS)-torch/.installed $(PEERS)-tunix/.installed
 
 # SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder.
 smollm2: $(VENV)/.smollm2 $(SMOLLM2)/config.json
@@ -70,10 +80,22 @@ $(PARITY)/.installed: setup.py | $(PARITY)/.python
 	  transformers==5.24.0 trl==1.16.0
 	touch $@
 
+$(PEERS)-torch/.installed: Makefile | $(PEERS)-torch/.python
+	$(PYTHON) -m venv $(PEERS)-torch
+	$(PEERS)-torch/bin/python -m pip install -q torch==2.13.0
+	$(PEERS)-torch/bin/python -m pip install -q transformers==5.24.0 trl==1.16.0
+	touch $@
+
+$(PEERS)-tunix/.installed: Makefile | $(PEERS)-tunix/.python
+	$(PYTHON) -m venv $(PEERS)-tunix
+	$(PEERS)-tunix/bin/python -m pip install -q google-tunix==0.1.7
+	touch $@
+
 # An environment keeps the Python that made it, whatever PYTHON is now. Looks
 # every time, as it makes no file.
-.PHONY: $(VENV)/.python $(PARITY)/.python
-$(VENV)/.python $(PARITY)/.python:
+ENVIRONMENTS := $(VENV) $(PARITY) $(PEERS)-torch $(PEERS)-tunix
+.PHONY: $(ENVIRONMENTS:=/.python)
+$(ENVIRONMENTS:=/.python):
 	$(if $(wildcard $(@D)/bin/python),$(call same_python,$(@D)))
 
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -82,4 +104,4 @@ same_python = $(if $(filter $(call version,$(1)/bin/python),$(call version,\
   that of PYTHON=$(PYTHON): remove it or name another, as in VENV=.venv-3.12))
 
 clean:
-	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache
+	rm -rf $(ENVIRONMENTS) .pytest_cache .ruff_cache

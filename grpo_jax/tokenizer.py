@@ -217,13 +217,13 @@ def char(*, alphabet: str, specials: tuple[str, ...] = ()) -> Tokenizer:
       `decode`, which keeps them.
   """
   tokens = [PAD, EOS, *specials, *alphabet]
-  repeated = sorted({t for t in tokens if tokens.count(t) > 1})
+  vocab = {token: i for i, token in enumerate(tokens)}
+  repeated = sorted({t for i, t in enumerate(tokens) if vocab[t] != i})
   if repeated or not alphabet:
     raise ValueError(
       f'alphabet={alphabet!r}, specials={specials}: an alphabet of distinct '
       f'characters and other specials is needed; repeated: {repeated}'
     )
-  vocab = {token: i for i, token in enumerate(tokens)}
   backend = tokenizers.Tokenizer(models.WordLevel(vocab))
   backend.pre_tokenizer = pre_tokenizers.Split('', 'isolated')
   backend.decoder = decoders.Fuse()

@@ -1,0 +1,1 @@
+"""Scripts that run other systems, each by its own environment's Python."""

@@ -1,0 +1,13 @@
+"""Time of one optimizer update, reference logprobs included.
+
+  python -m benchmarks.update --workload=W1 --against=trl,tunix
+
+See `benchmarks.speed` for the flags; JSON, last.
+"""
+
+import sys
+
+from benchmarks import speed
+
+if __name__ == '__main__':
+  sys.exit(speed.run(sys.argv[1:], parts=('update',)))
