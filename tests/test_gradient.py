@@ -102,7 +102,7 @@ def test_sampled_completions_end_by_each_stop_token_or_by_length():
 def test_loss_and_metrics_are_those_of_whole_texts(name):
   run = both(name)
   for (_, got, _), (_, wanted, _) in zip(run.ours, run.numpy, strict=True):
-    assert got.keys() == wanted.keys()
+    assert got.keys() - wanted.keys() == {'padding/update'}
     for key, value in wanted.items():
       # float32 logprobs are right to 1e-6; the second update's parameters too.
       assert got[key] == pytest.approx(value, rel=3e-5, abs=5e-6), key

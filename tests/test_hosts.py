@@ -124,6 +124,9 @@ def alone(tmp_path_factory, cache):
 
 def assert_same(one, other):
   got, wanted = rows(one), rows(other)
+  # Of several processes none knows all prompts: trunks are as wide as allowed.
+  for found in (got, wanted):
+    del found['padding/update']
   assert got.keys() == wanted.keys()
   for name, values in wanted.items():
     # Equal to the bit where tokens and rewards are counted; sums over devices

@@ -37,8 +37,8 @@ VARIANTS = {
   'trunks not shared': dict(trunks_shared=False),
   'attention by blocks': {'attention': 'chunked'},
   'length buckets': BUCKETS,
-  'length buckets, attention by blocks': BUCKETS | {'attention': 'chunked'},
-  'length buckets, fsdp 8': BUCKETS | dict(mesh=dict(data=1, fsdp=8, tensor=1)),
+  'length buckets, fsdp 8': BUCKETS
+  | {'updates.microbatches': 1, 'mesh': dict(data=1, fsdp=8, tensor=1)},
   'other widths, less memory': {
     'sample.trunk_multiple': 8,
     'sample.chunk': 8,

@@ -176,6 +176,9 @@ def test_metrics_are_token_means_over_the_global_batch():
     'loss': (loss + 0.1 * kl).mean(),
     'nonfinite': 0.0,
     'tokens': mask.sum(),
+    'padding/update': 1
+    - (mask.sum() + np.sum(batch.trunk_mask))
+    / (batch.trunk.size + batch.inputs.size),
   }
   assert expected['clip_share'] > 0
   assert metrics.keys() == expected.keys() | {'grad_norm'}

@@ -69,6 +69,8 @@ def chunked(
   rows, group, heads, size, width = q.shape
   keys, values, seen, ahead = _joined(q, k, v, trunk, valid)
   kv_heads = keys.shape[2]
+  # Short ones are not filled up to a whole block.
+  block = min(block, max(keys.shape[3], 1))
   q = q.reshape(rows, group, kv_heads, heads // kv_heads, size, width)
   q = _blocks(q * (1 / math.sqrt(width)), block, axis=4)
   keys, values = (_blocks(x, block, axis=3) for x in (keys, values))

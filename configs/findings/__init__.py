@@ -1,1 +1,0 @@
-"""Findings of R1 at a tiny scale: recipes of arms and seeds."""
