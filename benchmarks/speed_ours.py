@@ -28,7 +28,7 @@ from grpo_jax import (
   rollout,
   sharding,
   training,
-  validation,
+  validation_rl,
 )  # fmt: skip
 from grpo_jax.structs import Batch
 from grpo_jax.tasks import Example
@@ -40,7 +40,7 @@ class Ours:
   def __init__(self, workload: Workload, cfg):
     self.workload, self.cfg = workload, cfg
     self.policy = pol = _endless(policy.open_policy(cfg))
-    validation.of_training(cfg, ways=pol.ways())
+    validation_rl.of_training(cfg, ways=pol.ways())
     self.trainer = training.policy_trainer(pol, cfg)
     self.publish = programs.publish(pol)
     self.score = training.scores(pol, cfg)

@@ -177,7 +177,7 @@ def test_metrics_are_token_means_over_the_global_batch():
     'nonfinite': 0.0,
     'tokens': mask.sum(),
     'padding/update': 1
-    - (mask.sum() + np.sum(batch.trunk_mask))
+    - float(mask.sum() + batch.trunk_mask.sum())
     / (batch.trunk.size + batch.inputs.size),
   }
   assert expected['clip_share'] > 0
