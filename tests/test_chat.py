@@ -1,10 +1,12 @@
 """Talking to a checkpoint: streaming, the thought dimmed, turns, commands."""
 
+import contextlib
 import io
 import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 import time
 
@@ -252,5 +254,10 @@ def test_ctrl_c_stops_an_answer_and_then_the_session(folder, monkeypatch):
   session.press_ctrl_c()
   session.until('stopped, and no part of what was said')
   session.until('> ')
-  session.press_ctrl_c()
-  assert session.process.wait(200) == 128 + signal.SIGINT
+  # Readline may swallow one that comes in the instant of its prompt.
+  for _ in range(50):
+    session.press_ctrl_c()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      session.process.wait(4)
+      break
+  assert session.process.wait(1) == 128 + signal.SIGINT
