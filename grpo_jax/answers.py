@@ -23,6 +23,39 @@ class Answered:
   logprobs: np.ndarray  # [q G] sum over tokens, of the sampled distribution
 
 
+def of_section(
+  policy: Policy,
+  questions: Questions,
+  cfg,
+  section: str,
+  *,
+  count: int,
+  samples: int | None = None,
+) -> 'Answerer':
+  """The answerer that `cfg[section]` describes.
+
+  Args:
+    policy, questions: as of `Answerer`.
+    cfg: the whole config; lengths are those of `cfg.sample`.
+    section: with batch_prompts, temperature, top_k, top_p and min_p.
+    count: questions there are; a batch has no more.
+    samples: answers a question; the section's if None.
+  """
+  s = cfg[section]
+  return Answerer(
+    policy,
+    questions,
+    samples=s.samples if samples is None else samples,
+    batch_prompts=min(s.batch_prompts, count),
+    max_completion_length=cfg.sample.max_completion_length,
+    chunk=cfg.sample.chunk,
+    temperature=s.temperature,
+    top_k=s.top_k,
+    top_p=s.top_p,
+    min_p=s.min_p,
+  )
+
+
 class Answerer:
   """A sampler of whole question sets."""
 

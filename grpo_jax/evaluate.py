@@ -128,17 +128,8 @@ class Evaluation:
         f'eval.samples={e.samples} is too few for pass@k or cons@k with '
         f'k={largest}; raise eval.samples or lower eval.ks and eval.votes'
       )
-    self.answerer = answers.Answerer(
-      pol,
-      self.questions,
-      samples=e.samples,
-      batch_prompts=min(e.batch_prompts, self.count),
-      max_completion_length=cfg.sample.max_completion_length,
-      chunk=cfg.sample.chunk,
-      temperature=e.temperature,
-      top_k=e.top_k,
-      top_p=e.top_p,
-      min_p=e.min_p,
+    self.answerer = answers.of_section(
+      pol, self.questions, cfg, 'eval', count=self.count
     )
 
   def run(

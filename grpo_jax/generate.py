@@ -71,16 +71,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
     asked = shares.first_of_each(ask.task, cfg.generate.prompts)
     examples = [ask.task.example(i) for i in asked]
-  settings = cfg.generate.to_dict()
-  settings.pop('prompts')
-  settings['batch_prompts'] = min(settings['batch_prompts'], len(examples))
-  answerer = answers.Answerer(
-    pol,
-    ask,
-    max_completion_length=cfg.sample.max_completion_length,
-    chunk=cfg.sample.chunk,
-    **settings,
-  )
+  answerer = answers.of_section(pol, ask, cfg, 'generate', count=len(examples))
   params = programs.publish(pol)(pol.params())
   parts = answerer.run(params, examples, seed=cfg.seed)
   if not _out.value:

@@ -22,7 +22,11 @@ def load(path: str, *, field: str) -> Callable:
   try:
     found = getattr(importlib.import_module(module), name)
   except (ImportError, AttributeError) as error:
-    raise ValueError(f'{field}={path!r}: {error}') from None
+    raise ValueError(
+      f'{field}={path!r}: {error}; the module must be importable from here '
+      '(its folder on PYTHONPATH)'
+    ) from None
   if not callable(found):
-    raise ValueError(f'{field}={path!r} is a {type(found).__name__}')
+    kind = type(found).__name__
+    raise ValueError(f'{field}={path!r} is no function but a {kind}')
   return found

@@ -9,10 +9,11 @@ model. `decide` is what all share.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import importlib
 import math
 
 import numpy as np
+
+from grpo_jax.hooks import load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def by_function(path: str) -> Judge:
   Raises:
     ValueError: it cannot be imported.
   """
-  function = _imported(path)
+  function = load(path, field='win_rate.judge')
 
   def judge(pairs):
     told = [function(p.instruction, p.reference, p.output) for p in pairs]
@@ -119,17 +120,3 @@ def by_annotations(rows: Sequence[Mapping]) -> Judge:
     return np.array([known[pair] for pair in pairs])
 
   return judge
-
-
-def _imported(path):
-  name, _, function = path.partition(':')
-  try:
-    found = getattr(importlib.import_module(name), function)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f'judge {path!r}: {error}; it must be module:function, and the module '
-      'importable from here (its folder on PYTHONPATH)'
-    ) from None
-  if not callable(found):
-    raise ValueError(f'judge {path!r} is no function')
-  return found

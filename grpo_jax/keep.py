@@ -47,7 +47,6 @@ _SETTINGS = (
 )  # fmt: skip
 # Of `keep`, what they do not: stage 4 may be done again with others.
 _OF_SET = ('prompts', 'limit', 'source', 'mix', 'shard_records')
-_SAMPLING = ('temperature', 'top_k', 'top_p', 'min_p', 'samples')
 
 
 def run(cfg, folder: pathlib.Path) -> None:
@@ -85,13 +84,8 @@ def _sample(cfg, pol, params, ask, judging, done):
   if k.limit:
     chooser.count(done.rows(total))
   # A prompt's samples stay together: one process judges all of them.
-  answerer = answers.Answerer(
-    pol.for_groups_of(1),
-    ask,
-    batch_prompts=min(k.batch_prompts, total),
-    max_completion_length=cfg.sample.max_completion_length,
-    chunk=cfg.sample.chunk,
-    **{name: k[name] for name in _SAMPLING},
+  answerer = answers.of_section(
+    pol.for_groups_of(1), ask, cfg, 'keep', count=total
   )
   rows, params = answerer.rows, programs.publish(pol)(params)
   whole = sharding.replicated(pol.mesh)

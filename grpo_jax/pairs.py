@@ -33,44 +33,23 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   """Samples, judges and writes."""
   workdir = cli.need_workdir(workdir)
   p = cfg.pairs
-  validation.of_answers(cfg, 'pairs')
-  config.one_of('pairs.gold', p.gold, tuple(cfg.rewards))
+  check(cfg)
   if p.samples < 2 or not 0 <= p.longer_wins <= 1:
     raise ValueError(
       f'pairs.samples={p.samples} must be at least 2 and '
       f'pairs.longer_wins={p.longer_wins} in [0, 1]'
     )
-  pol = policy.open_policy(cfg)
-  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  gold = questions.reward_functions(cfg, ask.task)[p.gold]
-  count = min(p.prompts, len(ask.task))
-  examples = [ask.task.example(i) for i in ask.indices(0, count)]
-  answerer = answers.Answerer(
-    pol,
-    ask,
-    samples=p.samples,
-    batch_prompts=min(p.batch_prompts, count),
-    max_completion_length=cfg.sample.max_completion_length,
-    chunk=cfg.sample.chunk,
-    temperature=p.temperature,
-    top_k=p.top_k,
-    top_p=p.top_p,
-    min_p=p.min_p,
-  )
-  params = programs.publish(pol)(pol.params())
   workdir.mkdir(parents=True, exist_ok=True)
   path, made, asked = workdir / FILE, [], 0
-  for part in answerer.run(params, examples, seed=cfg.seed):
-    scores = rewards.grade(part.completions, part.examples, {'': gold})['']
-    for q, example in enumerate(part.examples):
-      made += of_answers(
-        example.prompt,
-        part.completions[q],
-        scores[q],
-        longer_wins=p.longer_wins,
-        draw=tasks.random(cfg.seed, asked),
-      )
-      asked += 1
+  for prompt, completions, scores in judged(cfg):
+    made += of_answers(
+      prompt,
+      completions,
+      scores,
+      longer_wins=p.longer_wins,
+      draw=tasks.random(cfg.seed, asked),
+    )
+    asked += 1
   with path.open('w', encoding='utf-8') as file:
     for row in made:
       file.write(json.dumps(row, ensure_ascii=False) + '\n')
@@ -79,6 +58,28 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     f'{len(made)} pairs of {asked} prompts in {path}; the longer answer is '
     f'chosen in {longer:.1%}'
   )
+
+
+def check(cfg) -> None:
+  """ValueError for numbers and a reward of `cfg.pairs` that cannot be."""
+  validation.of_answers(cfg, 'pairs')
+  config.one_of('pairs.gold', cfg.pairs.gold, tuple(cfg.rewards))
+
+
+def judged(cfg) -> Iterator[tuple[str, list[Completion], np.ndarray]]:
+  """Each prompt, the policy's answers to it, and the true score of each [G]."""
+  p = cfg.pairs
+  pol = policy.open_policy(cfg)
+  ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  gold = questions.reward_functions(cfg, ask.task)[p.gold]
+  count = min(p.prompts, len(ask.task))
+  examples = [ask.task.example(i) for i in ask.indices(0, count)]
+  answerer = answers.of_section(pol, ask, cfg, 'pairs', count=count)
+  params = programs.publish(pol)(pol.params())
+  for part in answerer.run(params, examples, seed=cfg.seed):
+    scores = rewards.grade(part.completions, part.examples, {'': gold})['']
+    for q, example in enumerate(part.examples):
+      yield example.prompt, part.completions[q], scores[q]
 
 
 def of_answers(

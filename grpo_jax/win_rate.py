@@ -128,17 +128,8 @@ def _answer(cfg, contest, generator):
   pol = policy.open_policy(cfg)
   ask = questions.questions_of(task, cfg, pol.tokenizer)
   ask.try_rows(len(examples), max_length=ask.max_length)
-  answerer = answers.Answerer(
-    pol,
-    ask,
-    samples=1,
-    batch_prompts=min(w.batch_prompts, len(examples)),
-    max_completion_length=cfg.sample.max_completion_length,
-    chunk=cfg.sample.chunk,
-    temperature=w.temperature,
-    top_k=w.top_k,
-    top_p=w.top_p,
-    min_p=w.min_p,
+  answerer = answers.of_section(
+    pol, ask, cfg, 'win_rate', count=len(examples), samples=1
   )
   step, params = pol.checkpoint()
   params = programs.publish(pol)(params)

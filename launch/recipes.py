@@ -28,7 +28,6 @@ import importlib.util
 import pathlib
 import re
 import runpy
-import traceback
 
 from launch import stages, trials
 from launch.stages import Stage, Step
@@ -97,7 +96,9 @@ def load(config: str, workdir: str) -> Recipe:
       module=_module(path, stage),
     )
   table = dict(said.get('TABLE', {}))
-  arms = _call(path, said.get('get_arms', lambda *_: {}), argument)
+  arms = trials.call(
+    path, said.get('get_arms', lambda *_: {}), *_given(argument)
+  )
   named = {'TABLE': table.values(), 'get_arms': sum(arms.values(), [])}
   for where, names in named.items():
     unknown = [name for name in names if name not in steps]
@@ -130,10 +131,10 @@ def undisclosed(text: str) -> str:
 
 def _read(path, argument):
   """The stages, and all else the file defines."""
-  said = _call(path, runpy.run_path, path)
+  said = trials.call(path, runpy.run_path, path)
   if 'get_stages' not in said:
     raise ValueError(f'{path}: no function get_stages')
-  listed = _call(path, said['get_stages'], argument)
+  listed = trials.call(path, said['get_stages'], *_given(argument))
   ours = isinstance(listed, Sequence) and len(listed) > 0
   if not ours or not all(isinstance(stage, Stage) for stage in listed):
     raise ValueError(
@@ -142,18 +143,8 @@ def _read(path, argument):
   return listed, said
 
 
-def _call(path, fn, argument):
-  """fn(argument), or fn() without one; what it raises as one line."""
-  try:
-    return fn(*([argument] if argument else []))
-  except SyntaxError as error:
-    raise ValueError(f'{error.filename}:{error.lineno}: {error.msg}') from None
-  except Exception as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [str(f.lineno) for f in frames if f.filename == path]
-    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
-    where = ':'.join((path, *lines[-1:]))
-    raise ValueError(f'{where}: {kind}{error}') from None
+def _given(argument):
+  return (argument,) if argument else ()
 
 
 def _check_names(path, stage, before):

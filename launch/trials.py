@@ -12,7 +12,7 @@ A sweep file defines
 JOB and FIXED may be left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import difflib
 import hashlib
@@ -225,13 +225,10 @@ def flag_text(value) -> str:
   return value if isinstance(value, str) else _literal(value)
 
 
-def _read(path):
-  """What `get_sweep` returns, and all else the file defines."""
+def call(path: str, fn: Callable, *args):
+  """fn(*args) of the file at `path`; what it raises as one line."""
   try:
-    said = runpy.run_path(path)
-    if 'get_sweep' not in said:
-      raise ValueError('no function get_sweep')
-    choices = said['get_sweep']()
+    return fn(*args)
   except SyntaxError as error:
     raise ValueError(f'{error.filename}:{error.lineno}: {error.msg}') from None
   except Exception as error:
@@ -240,6 +237,14 @@ def _read(path):
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     where = ':'.join((path, *lines[-1:]))
     raise ValueError(f'{where}: {kind}{error}') from None
+
+
+def _read(path):
+  """What `get_sweep` returns, and all else the file defines."""
+  said = call(path, runpy.run_path, path)
+  if 'get_sweep' not in said:
+    raise ValueError(f'{path}: no function get_sweep')
+  choices = call(path, said['get_sweep'])
   ours = isinstance(choices, list) and choices
   if not ours or not all(isinstance(c, Choice) for c in choices):
     raise ValueError(

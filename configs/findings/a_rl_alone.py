@@ -64,8 +64,7 @@ def get_config(arm: str = 'rl'):
 
 
 def get_stages(argument: str = '5'):
-  found = (s for seed in seeds.of(argument) for s in _of_seed(seed))
-  return seeds.stages(argument, found)
+  return seeds.stages(argument, _of_seed)
 
 
 def get_arms(argument: str = '5'):

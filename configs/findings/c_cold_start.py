@@ -60,13 +60,9 @@ def get_config(stage: str = 'sums_rl'):
 
 
 def get_stages(argument: str = '3'):
-  found = (
-    s
-    for seed in seeds.of(argument)
-    for task in TASKS
-    for s in _of_task(task, seed)
+  return seeds.stages(
+    argument, lambda seed: (s for task in TASKS for s in _of_task(task, seed))
   )
-  return seeds.stages(argument, found)
 
 
 def get_arms(argument: str = '3'):

@@ -4,7 +4,7 @@
 all of it runs and nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import dataclasses
 
 from launch.stages import Stage
@@ -35,10 +35,13 @@ def of(argument: str) -> range:
   return range(int(argument))
 
 
-def stages(argument: str, found: Iterable[Stage]) -> list[Stage]:
-  """The stages as they are, or with a few steps each for a smoke run."""
+def stages(
+  argument: str, of_seed: Callable[[int], Iterable[Stage]]
+) -> list[Stage]:
+  """Those of each seed in turn, with a few steps each for a smoke run."""
+  found = [stage for seed in of(argument) for stage in of_seed(seed)]
   if argument != SMOKE:
-    return list(found)
+    return found
   return [
     dataclasses.replace(s, overrides={**s.overrides, **_FEW[s.job]})
     for s in found
