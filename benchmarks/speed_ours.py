@@ -26,6 +26,7 @@ from grpo_jax import (
   policy,
   programs,
   rollout,
+  samplers,
   sharding,
   training,
   validation_rl,
@@ -49,7 +50,7 @@ class Ours:
     self.sampler = self._sampler(workload.completion)
     rows = pol.rows('train')
     self.put = rows.put
-    self.lengths = rows.put(workloads.lengths(workload))
+    self.lengths = workloads.lengths(workload)
     self.cut = jax.jit(
       lambda rollout, lengths: rollout.replace(
         mask=rollout.mask
@@ -62,7 +63,9 @@ class Ours:
 
   def sample(self, params, prompts, key):
     """A rollout; completions have the workload's lengths."""
-    return self.cut(self.sampler(params, prompts, key), self.lengths)
+    if self.cfg.sample.seats:
+      return self.sampler(params, prompts, key, limits=self.lengths)
+    return self.cut(self.sampler(params, prompts, key), self.put(self.lengths))
 
   def key(self):
     """Of the next rollout."""
@@ -129,11 +132,12 @@ class Ours:
     return self.sampler(published, prompts, self.key())
 
   def _sampler(self, length):
-    return programs.sampler(
+    return samplers.sampler(
       self.policy,
       group_size=self.workload.group_size,
       max_completion_length=length,
       chunk=self.cfg.sample.chunk,
+      seats=self.cfg.sample.seats,
       temperature=self.cfg.sample.temperature,
     )
 
@@ -163,7 +167,9 @@ def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
   tokens = int(jax.device_get(batch.mask.sum()))
   if 'rollout' in parts:
     clock('rollout', lambda: ours.sample(published, ours.prompts, ours.key()))
-    found['busy'] = tokens / batch.mask.size
+    decoded = samplers.decoded(ours.policy, ours.cfg)
+    slots = decoded(ours.lengths, max_length=ours.workload.completion)
+    found['busy'] = tokens / slots
     if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))

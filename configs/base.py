@@ -100,6 +100,10 @@ def get_config() -> ConfigDict:
     early_steps=0,
     early_completion_length=0,  # tokens, at least chunk
     chunk=32,  # slots of the first decode program; each next one doubles
+    # Branches decoded at a time, for completions of very different lengths:
+    # every `chunk` tokens finished ones leave their seats to waiting ones. 0:
+    # all branches together, to the end of the longest.
+    seats=0,
     # Of branches being decoded: auto (as dtype) or int8, which reads half as
     # much and draws from slightly other distributions (logprob_gap).
     cache_dtype='auto',

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from grpo_jax import hosts, layout, programs, rollout, sharding
+from grpo_jax import hosts, layout, programs, rollout, samplers, sharding
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
 from grpo_jax.structs import Array, PyTree, Rollout
@@ -49,6 +49,7 @@ def of_section(
     batch_prompts=min(s.batch_prompts, count),
     max_completion_length=cfg.sample.max_completion_length,
     chunk=cfg.sample.chunk,
+    seats=cfg.sample.seats,
     temperature=s.temperature,
     top_k=s.top_k,
     top_p=s.top_p,
@@ -68,6 +69,7 @@ class Answerer:
     batch_prompts: int,
     max_completion_length: int,
     chunk: int,
+    seats: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -80,18 +82,19 @@ class Answerer:
       questions: how prompts are written.
       samples: answers a question (G).
       batch_prompts: questions sampled at a time, rounded up to the devices.
-      max_completion_length, chunk, temperature, top_k, top_p, min_p: see
-        `programs.sampler`.
+      max_completion_length, chunk, seats, temperature, top_k, top_p, min_p:
+        see `samplers.sampler`.
     """
     self.policy, self.questions = policy, questions
     policy = policy.for_groups_of(samples)
     self.rows = policy.rows('sample')
     self.batch = layout.round_up(batch_prompts, self.rows.ways[0])
-    self.sample = programs.sampler(
+    self.sample = samplers.sampler(
       policy,
       group_size=samples,
       max_completion_length=max_completion_length,
       chunk=chunk,
+      seats=seats,
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,

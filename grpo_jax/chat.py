@@ -23,6 +23,7 @@ from grpo_jax import (
   policy,
   programs,
   prompts,
+  samplers,
   sharding,
   streaming,
   validation,
@@ -151,7 +152,7 @@ class Chat:
     """Of the temperature, which is compiled in."""
     if self.temperature not in self.samplers:
       g = self.cfg.generate
-      self.samplers[self.temperature] = programs.sampler(
+      self.samplers[self.temperature] = samplers.sampler(
         self.policy,
         group_size=1,
         max_completion_length=self.cfg.chat.max_completion_length,

@@ -1,12 +1,11 @@
-"""Compiled programs of the sampler and the score that training shares.
+"""Compiled programs that the sampler and training share.
 
-Here and in `training.py` the model, the tokenizer's ids, the config's numbers
-and the mesh meet: what is jitted, donated and sharded. Programs compile on
-first use, once per shape.
+Here, in `samplers.py` and in `training.py` the model, the tokenizer's ids, the
+config's numbers and the mesh meet: what is jitted, donated and sharded.
+Programs compile on first use, once per shape.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import zlib
 
@@ -14,10 +13,10 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from grpo_jax import logprobs, sampling, sharding, slots
+from grpo_jax import logprobs, sharding, slots
 from grpo_jax.models import causal, transformer
 from grpo_jax.policy import Policy
-from grpo_jax.structs import Array, Batch, KV, Prompts, PyTree, Rollout, Trunk
+from grpo_jax.structs import Array, Batch, Prompts, PyTree
 
 
 def stream(
@@ -61,105 +60,6 @@ def published_shardings(policy: Policy) -> PyTree:
   """Where the sampler's parameters lie, as a list of layers."""
   one = sharding.of_one_layer(policy.shardings('sample'))
   return one | {'layers': [one['layers']] * policy.model.num_layers}
-
-
-def sampler(
-  policy: Policy,
-  *,
-  group_size: int,
-  max_completion_length: int,
-  chunk: int,
-  temperature: float,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  min_p: float = 0.0,
-) -> Callable[[PyTree, Prompts, Array], Rollout]:
-  """(published params, prompts, key) -> Rollout of `group_size` samples."""
-  model, dtype = policy.model, policy.dtype
-  rows = policy.rows('sample')
-  whole = sharding.replicated(policy.mesh)
-
-  def prefill(params, prompts):
-    trunk = transformer.prefill(
-      model, params, prompts, dtype=dtype, attend=attention(policy, 'sample')
-    )
-    return jax.lax.with_sharding_constraint(trunk, trunk_shardings(policy))
-
-  def start(prompts, key, first):
-    state = sampling.start_decoding(
-      prompts.last,
-      group_size=group_size,
-      capacity=min(chunk, max_completion_length),
-      cache_shape=(model.num_layers, model.num_kv_heads, model.head_dim),
-      dtype=policy.cache_dtype,
-    )
-    keys = sampling.row_keys(key, state.token.shape, first)
-    return placed(state), rows.constrain(keys)
-
-  def placed(state):
-    """Where it is wanted."""
-    where = decoding_shardings(policy, state)
-    return jax.lax.with_sharding_constraint(state, where)
-
-  def grow(state, capacity):
-    return placed(sampling.grow_decoding(state, capacity))
-
-  step = functools.partial(
-    sampling.decode,
-    step=functools.partial(transformer.step, model, dtype=dtype),
-    head=transformer.head,
-    stop_ids=policy.stop_ids,
-    vocab_size=policy.tokenizer.vocab_size,
-    temperature=temperature,
-    top_k=top_k,
-    top_p=top_p,
-    min_p=min_p,
-  )
-
-  def decode(params, trunk, state, keys, until=None):
-    state, finished = step(params, trunk, state, keys, until)
-    return placed(state), jax.lax.with_sharding_constraint(finished, whole)
-
-  def finish(state, prompts):
-    return rows.constrain(sampling.finish_decoding(state, prompts))
-
-  return functools.partial(
-    sampling.sample,
-    jax.jit(prefill),
-    jax.jit(start),
-    jax.jit(decode, donate_argnums=2),
-    # The cache changes size, so its old buffers cannot be reused.
-    jax.jit(grow, static_argnums=1),
-    jax.jit(finish),
-    max_length=max_completion_length,
-    chunk=chunk,
-    put=functools.partial(sharding.put, sharding=whole),
-  )
-
-
-def trunk_shardings(policy: Policy) -> Trunk:
-  """Where a sampler's trunk lies: keys and values [L Q K P H] by heads."""
-  rules = policy.rules['sample']
-  kv, row = (
-    NamedSharding(policy.mesh, sharding.spec(axes, rules))
-    for axes in ((None, 'prompts', 'kv_heads'), ('prompts',))
-  )
-  return Trunk(kv=KV(k=kv, v=kv), mask=row, length=row)
-
-
-def decoding_shardings(
-  policy: Policy, state: sampling.Decoding
-) -> sampling.Decoding:
-  """Where the state of a decode loop lies, its caches by their heads too."""
-  axes = ('prompts', 'samples', 'kv_heads')
-  cache = NamedSharding(
-    policy.mesh, sharding.spec(axes, policy.rules['sample'])
-  )
-  return dataclasses.replace(
-    policy.rows('sample').of(state),
-    t=sharding.replicated(policy.mesh),
-    cache=jax.tree.map(lambda _: cache, state.cache),
-  )
 
 
 def attention(policy: Policy, rules: str) -> Callable:

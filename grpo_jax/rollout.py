@@ -40,14 +40,25 @@ class Collected:
     return np.nanmean(self.components[component][:, : self.sampled], 1)
 
 
-def metrics(rollouts: list[Collected]) -> dict[str, float]:
-  """Statistics of all that was rolled out: of the policy's own samples."""
+def metrics(
+  rollouts: list[Collected], *, decoded: Callable[[np.ndarray], int]
+) -> dict[str, float]:
+  """Statistics of all that was rolled out: of the policy's own samples.
+
+  Args:
+    rollouts: of a step.
+    decoded: lengths [Q G] -> tokens that were decoded for them.
+  """
+
+  def each(rows_of):
+    return [rows_of(c)[:, : c.sampled] for c in rollouts]
 
   def own(rows_of):
-    return np.concatenate([rows_of(c)[:, : c.sampled] for c in rollouts])
+    return np.concatenate(each(rows_of))
 
   rewards, lengths = own(lambda c: c.rewards), own(lambda c: c.lengths)
   signal = np.concatenate([has_signal(c.rewards) for c in rollouts])
+  slots = sum(map(decoded, each(lambda c: c.lengths)))
   values = {
     'reward/mean': np.nanmean(rewards),
     'reward/std': np.nanstd(rewards),
@@ -56,6 +67,7 @@ def metrics(rollouts: list[Collected]) -> dict[str, float]:
     'length/min': lengths.min(),
     'length/max': lengths.max(),
     'length/clipped_share': 1 - own(lambda c: c.finished).mean(),
+    'padding/rollout': 1 - lengths.sum() / slots,
   }
   for name in rollouts[0].components:
     component = own(lambda c, name=name: c.components[name])

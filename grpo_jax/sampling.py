@@ -148,7 +148,8 @@ def decode(
     params, trunk, state: of the policy, the prompts and the loop so far.
     keys: from `row_keys`.
     until: pause before this slot; None for the capacity alone.
-    step: (params, tokens [Q G], t, trunk, cache) -> hidden [Q G D], cache.
+    step: (params, tokens [Q G], t, trunk, cache, start) -> hidden [Q G D],
+      cache.
     head: params -> [V D].
     stop_ids: every id that ends a completion.
     vocab_size: ids from here on are padding and never sampled.
@@ -165,8 +166,10 @@ def decode(
     return (state.t < end) & ~state.done.all()
 
   def body(state):
-    hidden, cache = step(params, state.token, state.t, trunk, state.cache)
-    uniform = _uniform(keys, state.t)
+    hidden, cache = step(
+      params, state.token, state.t, trunk, state.cache, state.start
+    )
+    uniform = _uniform(keys, state.length)
     # Greedy ignores the temperature, which must not divide by zero.
     scale = temperature if temperature > 0 else 1.0
     logits = policy_logits(hidden, head(params), scale, vocab_size)
@@ -182,10 +185,13 @@ def decode(
     alive = ~state.done
     token = jnp.where(alive, token, 0)
     logprob = jnp.where(alive, logprob, 0.0)
-    return Decoding(
+    ended = jnp.isin(token, stop)
+    if state.limit is not None:
+      ended |= state.length + 1 >= state.limit
+    return state.replace(
       t=state.t + 1,
       token=token,
-      done=state.done | jnp.isin(token, stop) & alive,
+      done=state.done | ended & alive,
       targets=write(state.targets, token, state.t, 2),
       logprobs=write(state.logprobs, logprob, state.t, 2),
       length=state.length + alive,
@@ -215,14 +221,22 @@ def grow_decoding(state: Decoding, capacity: int) -> Decoding:
 
 def finish_decoding(state: Decoding, prompts: Prompts) -> Rollout:
   """Branches from what was decoded."""
-  first = jnp.broadcast_to(prompts.last[:, None, None], (*state.token.shape, 1))
   slots = jnp.arange(state.targets.shape[2])
   return Rollout(
-    inputs=jnp.concatenate([first, state.targets[:, :, :-1]], -1),
+    inputs=inputs(prompts, state.targets),
     targets=state.targets,
     mask=slots < state.length[:, :, None],
     logprobs=state.logprobs,
   )
+
+
+def inputs(
+  prompts: Prompts, targets: Int[Array, 'Q G C']
+) -> Int[Array, 'Q G C']:
+  """What each target followed: the prompt's last token, then the branch's."""
+  shape = (*targets.shape[:2], 1)
+  first = jnp.broadcast_to(prompts.last[:, None, None], shape)
+  return jnp.concatenate([first, targets[:, :, :-1]], -1)
 
 
 def choose(
@@ -310,5 +324,5 @@ def _filter(logits, *, top_k, top_p, min_p):
 
 
 def _uniform(keys, t):
-  draw = lambda key: jax.random.uniform(jax.random.fold_in(key, t))
-  return jax.vmap(jax.vmap(draw))(keys)
+  draw = lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))
+  return jax.vmap(jax.vmap(draw))(keys, t)

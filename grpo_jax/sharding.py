@@ -58,13 +58,15 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
     )
   # Auto: shardings inside jit are inferred by the compiler from the arguments.
   types = (AxisType.Auto,) * 4
+  return Mesh(_laid_out(sizes, devices), AXES, axis_types=types)
+
+
+def _laid_out(sizes, devices):
   slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  # An axis of the mesh need not be whole axes of the torus: 32 of 4x4x4.
+  split = dict(allow_split_physical_axes=True)
   if slices == 1:
-    return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=types)
-  return Mesh(_over_slices(sizes, slices, devices), AXES, axis_types=types)
-
-
-def _over_slices(sizes, slices, devices):
+    return mesh_utils.create_device_mesh(sizes, devices, **split)
   data, *inner = sizes
   if data % slices:
     raise ValueError(
@@ -75,7 +77,7 @@ def _over_slices(sizes, slices, devices):
     (data // slices, *inner),
     (slices, 1, 1, 1),
     devices,
-    allow_split_physical_axes=True,
+    **split,
   )
 
 

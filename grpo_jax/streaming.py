@@ -1,7 +1,7 @@
 """An answer as it is decoded: tokens, text, and the thought in it dimmed.
 
 Three generators, one after another. The programs and the noise are those of
-`programs.sampler`, run a few tokens at a time, so what is streamed is what
+`samplers.sampler`, run a few tokens at a time, so what is streamed is what
 would have been sampled in one go.
 """
 
@@ -35,7 +35,7 @@ def tokens(
   """New tokens of the first prompt's first sample, the stop token included.
 
   Args:
-    sample: of `programs.sampler`.
+    sample: of `samplers.sampler`.
     params, prompts, key, first: as that takes them.
     every: tokens decoded at a time.
   """

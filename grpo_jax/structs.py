@@ -80,6 +80,9 @@ class Decoding:
   logprobs: Array  # [Q G S] float32
   length: Array  # [Q G] int32, tokens sampled, EOS included
   cache: list[KV]  # [Q G K S H] a layer
+  # Of branches that do not begin together (`continuous.py`):
+  start: Array | None = None  # [Q G] int32, the slot of its first token; 0
+  limit: Array | None = None  # [Q G] int32, tokens it may have; S
 
 
 @struct.dataclass

@@ -25,6 +25,7 @@ from grpo_jax import (
   reference,
   rewards,
   rollout,
+  samplers,
   sharding,
   tasks,
   training,
@@ -97,13 +98,15 @@ class Stages:
     self.put = rows.put
     self.whole = sharding.replicated(pol.mesh)
     self.here = rows.here(cfg.prompts_per_step)
-    self.sampler = programs.sampler(
+    self.sampler = samplers.sampler(
       pol,
       group_size=cfg.group_size - cfg.algorithm.teacher_traces,
       max_completion_length=cfg.sample.max_completion_length,
       chunk=cfg.sample.chunk,
+      seats=cfg.sample.seats,
       temperature=cfg.sample.temperature,
     )
+    self.decoded = samplers.decoded(pol, cfg)
     self.collect = functools.partial(
       rollout.collect,
       append=training.append(pol),
@@ -145,7 +148,11 @@ class Stages:
       )
     for collected in seen:
       self._retire(collected)
-    values = rollout.metrics(seen) | self._filter_metrics(seen) | more
+    values = rollout.metrics(
+      seen,
+      decoded=functools.partial(self.decoded, max_length=self._limit(step)),
+    )
+    values |= self._filter_metrics(seen) | more
     # What went wrong in grading this step; each kind is logged once.
     faults = hosts.total(rewards.faults() - faults, what='faults')
     values |= {f'faults/{k}': n for k, n in faults.items()}
@@ -313,10 +320,7 @@ class Stages:
       # Of the first token, which sees the whole completion's.
       advantages = advantages[:, :, 0]
     return rollout.samples(
-      got,
-      advantages,
-      text=self.questions.text,
-      most=self.cfg.log.samples,
+      got, advantages, text=self.questions.text, most=self.cfg.log.samples
     )
 
 

@@ -19,6 +19,7 @@ from grpo_jax import (
   policy,
   programs,
   reference,
+  samplers,
   sharding,
   training,
   validation_rl,
@@ -162,7 +163,7 @@ def _sampling(cfg, pol, params, beside):
   published = placed(
     jax.eval_shape(publish, params), programs.published_shardings(pol)
   )
-  prefill, start, decode, *_ = programs.sampler(
+  prefill, start, decode, *_ = samplers.sampler(
     pol,
     group_size=g,
     max_completion_length=cfg.sample.max_completion_length,
@@ -178,11 +179,11 @@ def _sampling(cfg, pol, params, beside):
   prompts = placed(prompts, rows.of(prompts))
   yield Program('prefill', prefill, (published, prompts), 1, beside)
   trunk = placed(
-    jax.eval_shape(prefill, published, prompts), programs.trunk_shardings(pol)
+    jax.eval_shape(prefill, published, prompts), samplers.trunk_shardings(pol)
   )
   key = jax.eval_shape(lambda: programs.stream(0, 'rollout', 0))
   state, keys = jax.eval_shape(start, prompts, key, 0)
-  state = placed(state, programs.decoding_shardings(pol, state))
+  state = placed(state, samplers.decoding_shardings(pol, state))
   keys = placed(keys, rows.of(keys))
   args = (published, trunk, state, keys)
   caches = bytes_of(state.cache)

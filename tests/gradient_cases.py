@@ -22,6 +22,7 @@ from grpo_jax import (
   policy,
   programs,
   rollout,
+  samplers,
   sharding,
   update,
 )
@@ -182,7 +183,7 @@ def given_batch(case, scoring, behaviour, reference):
 
 
 def sampled_batch(case, scoring, behaviour, reference):
-  sample = programs.sampler(
+  sample = samplers.sampler(
     case.policy,
     group_size=3,
     max_completion_length=8,

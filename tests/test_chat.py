@@ -69,6 +69,7 @@ def in_one_go(cfg, *texts, temperature=1.0):
     batch_prompts=len(texts),
     max_completion_length=32,
     chunk=32,
+    seats=0,
     temperature=temperature,
     top_k=0,
     top_p=1.0,

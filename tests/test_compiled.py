@@ -29,19 +29,40 @@ def numbers(table):
   }
 
 
-def test_the_smallest_config_compiles_to_what_is_kept():
+def run(*command):
+  """Python with these arguments, in a process that may load libtpu."""
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip("no libtpu: pip install -e '.[tpu]'")
   # Not as tests compile: without optimizations, for eight devices.
   env = {k: v for k, v in os.environ.items() if k[:4] not in ('JAX_', 'XLA_')}
   done = subprocess.run(
-    [
-      sys.executable, '-m', 'launch.compile_check',
-      '--config=configs/quickstart_tpu.py',
-    ],
+    [sys.executable, *command],
     cwd=REPO, env=env, check=False, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
+  return done
+
+
+MESHES = """
+from launch import compile_check, estimate
+from grpo_jax import sharding
+for topology, shape in (
+  ('v5p:4x4x4', dict(data=2, fsdp=32)), ('v5p:4x4x4', dict(data=4, fsdp=16)),
+  ('v5e:4x4', dict(data=2, fsdp=4, tensor=2)),
+):
+  mesh = sharding.make_mesh(shape, estimate.devices_of(topology))
+  assert len(set(mesh.devices.flat)) == mesh.size
+  print(*mesh.devices.shape)
+"""
+
+
+def test_an_axis_of_a_mesh_need_not_be_whole_axes_of_the_torus():
+  done = run('-c', MESHES)
+  assert done.stdout.split('\n')[:3] == ['2 32 1 1', '4 16 1 1', '2 4 1 2']
+
+
+def test_the_smallest_config_compiles_to_what_is_kept():
+  done = run('-m', 'launch.compile_check', '--config=configs/quickstart_tpu.py')
   kept = (COMPILED / 'quickstart_tpu.txt').read_text()
   wanted, got = numbers(kept), numbers(done.stdout)
   assert got.keys() == wanted.keys()

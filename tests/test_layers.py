@@ -21,14 +21,14 @@ LAYERS = {
     'checkpoint_items', 'errors', 'event_files', 'filters', 'hooks', 'progress',
     'record_set', 'rewriting', 'selection', 'verify', 'preference_losses',
     'length_control', 'text_measures', 'judges', 'judge_prompt', 'endpoint',
-    'planner', 'slots',
+    'planner', 'slots', 'seating',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'validation_rl',
     'metrics', 'checkpoints', 'tasks.*', 'preferences', 'contests',
   ],
   3: [
-    'sampling', 'rollout', 'runs',
+    'sampling', 'rollout', 'runs', 'continuous',
   ],
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
@@ -38,7 +38,7 @@ LAYERS = {
     'report_texts', 'report_warnings', 'keep', 'mixing', 'scorer',
     'batched_rewards', 'judging', 'reward_model', 'pairs', 'win_rate',
     'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
-    'bucketed', 'judged',
+    'bucketed', 'judged', 'samplers',
   ],
 }  # fmt: skip
 

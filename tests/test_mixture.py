@@ -230,7 +230,8 @@ def test_rewards_judge_their_domains_from_their_step_on():
 
 
 def test_metrics_leave_out_samples_that_a_component_does_not_judge():
-  found = rollout.metrics([
+  found = rollout.metrics(
+    [
     rollout.Collected(
       indices=np.arange(2),
       examples=[None, None],
@@ -245,7 +246,9 @@ def test_metrics_leave_out_samples_that_a_component_does_not_judge():
       finished=np.ones((2, 2), bool),
       sampled=2,
     )
-  ])  # fmt: skip
+    ],
+    decoded=np.sum,
+  )  # fmt: skip
   assert found['reward/right'] == 0.5 and found['reward/mean'] == 1.25
   assert 'reward/never' not in found
 

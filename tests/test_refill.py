@@ -148,7 +148,7 @@ def test_what_was_given_is_no_merit_of_the_policy():
   got = dataclasses.replace(collected(0, 3, [[0, 1], [0.5, 1]]), sampled=1)
   assert got.tokens == 6
   assert got.rates('correct').tolist() == [0, 0.5]
-  metrics = rollout.metrics([got])
+  metrics = rollout.metrics([got], decoded=np.sum)
   assert metrics['reward/correct'] == 0.25
   assert metrics['reward/mean'] == 0.5
   # But all of the group is compared.

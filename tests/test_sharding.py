@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from configs import base
-from grpo_jax import layout, policy, programs, sharding, training
+from grpo_jax import layout, policy, programs, samplers, sharding, training
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import params as params_lib
 from grpo_jax.models import transformer
@@ -293,7 +293,7 @@ def test_statistics_of_a_batch_on_eight_devices_are_those_of_one(
 
 
 def sampled(pol):
-  sample = programs.sampler(
+  sample = samplers.sampler(
     pol, group_size=2, max_completion_length=8, chunk=8, temperature=1.0
   )
   host = layout.prompts(PROMPTS, multiple=4)

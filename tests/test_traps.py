@@ -23,6 +23,7 @@ from grpo_jax import (
   programs,
   questions,
   rollout,
+  samplers,
   tasks,
   tokenizer,
   training,
@@ -76,7 +77,7 @@ def test_every_logprob_pass_is_of_the_distribution_sampled_from(
     algorithm__old_logprobs='trainer',
   )
   host = layout.prompts(PROMPTS, multiple=4)
-  sample = programs.sampler(
+  sample = samplers.sampler(
     padded, group_size=4, max_completion_length=8, chunk=8,
     temperature=temperature,
   )  # fmt: skip
@@ -215,7 +216,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     ),
     length_multiple=1,
   )
-  metrics = rollout.metrics([got])
+  metrics = rollout.metrics([got], decoded=np.sum)
   np.testing.assert_array_equal(got.rewards, [[0.0, 5.0]])
   assert metrics['reward/mean'] == 2.5 and metrics['reward/std'] == 2.5
   assert metrics['reward/long'] == 0.5 and metrics['reward/shown'] == 1.0

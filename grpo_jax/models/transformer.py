@@ -84,9 +84,8 @@ def unstack(params: PyTree) -> PyTree:
   return params | {'layers': layers}
 
 
-def as_stored(name: str, weights: PyTree) -> PyTree:
+def as_stored(_: str, weights: PyTree) -> PyTree:
   """Weights where they are: on one device, or split by the compiler."""
-  del name
   return weights
 
 
@@ -162,6 +161,7 @@ def step(
   t: Int[Array, ''],
   trunk: Trunk,
   cache: list[KV],
+  start: Int[Array, 'Q G'] | None = None,
   *,
   dtype,
 ) -> tuple[Float[Array, 'Q G D'], list[KV]]:
@@ -169,19 +169,19 @@ def step(
 
   Args:
     params: `unstack`ed.
-    tokens: the token in slot t.
-    t: the slot, counted from the branch's first token.
+    tokens, t: what goes into slot t.
     trunk: as from `prefill`.
     cache: a KV [Q G K S H] a layer, slots before t filled.
+    start: the slot of each branch's first token; None for 0.
 
   Returns:
     Final hidden states and the cache with slot t filled.
   """
-  positions = (trunk.length[:, None, None] + t) * jnp.ones_like(
-    tokens[:, :, None]
-  )
+  start = jnp.zeros((1, 1), jnp.int32) if start is None else start
+  positions = trunk.length[:, None, None] + (t - start)[:, :, None]
+  positions = jnp.broadcast_to(positions, (*tokens.shape, 1))
   slots = jnp.arange(caches.slots(cache[0].k))
-  seen = (slots <= t)[None, None, None]
+  seen = ((slots <= t) & (slots >= start[:, :, None]))[:, :, None]
 
   def attend(q, k, v, trunk):
     return attention.attend(q, k, v, seen, trunk)

@@ -1,0 +1,246 @@
+"""The compiled sampler: a policy, a mesh and numbers bound to its programs."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+from jax.sharding import NamedSharding
+
+from grpo_jax import continuous, programs, sampling, seating, sharding
+from grpo_jax.models import transformer
+from grpo_jax.policy import Policy
+from grpo_jax.structs import (
+  Array,
+  Decoding,
+  KV,
+  Prompts,
+  PyTree,
+  Rollout,
+  Trunk,
+)  # fmt: skip
+
+
+def sampler(
+  policy: Policy,
+  *,
+  group_size: int,
+  max_completion_length: int,
+  chunk: int,
+  seats: int = 0,
+  temperature: float,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_p: float = 0.0,
+) -> Callable[[PyTree, Prompts, Array], Rollout]:
+  """(published params, prompts, key) -> Rollout of `group_size` samples.
+
+  Args:
+    policy: what is sampled from.
+    group_size: G.
+    max_completion_length: tokens.
+    chunk: slots of the first decode program, each next one doubles; with
+      `seats`, tokens between plans.
+    seats: branches decoded at a time, see `continuous`; 0: all of them to the
+      end of the longest.
+    temperature, top_k, top_p, min_p: see `sampling.choose`.
+
+  Raises:
+    ValueError: seats are wanted, and do not divide over the devices or samples
+      lie over an axis of their own.
+  """
+  programs_of = _Bound(
+    policy,
+    choice=dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+  )
+  common = dict(max_length=max_completion_length, chunk=chunk)
+  if seats:
+    return programs_of.continuous(group_size=group_size, seats=seats, **common)
+  return programs_of.together(group_size=group_size, **common)
+
+
+def decoded(policy: Policy, cfg) -> Callable[..., int]:
+  """(lengths [Q G], max_length=...) -> tokens decoded for them in training."""
+  return functools.partial(
+    seating.decoded,
+    seats=cfg.sample.seats,
+    ways=policy.rows('sample').ways[0],
+    chunk=cfg.sample.chunk,
+  )
+
+
+class _Bound:
+  """Programs of a policy."""
+
+  def __init__(self, policy, *, choice):
+    self.policy = policy
+    self.rows = policy.rows('sample')
+    self.whole = sharding.replicated(policy.mesh)
+    self.put_whole = functools.partial(sharding.put, sharding=self.whole)
+    model = policy.model
+    self.cache = dict(
+      cache_shape=(model.num_layers, model.num_kv_heads, model.head_dim),
+      dtype=policy.cache_dtype,
+    )
+    self.step = functools.partial(
+      sampling.decode,
+      step=functools.partial(transformer.step, model, dtype=policy.dtype),
+      head=transformer.head,
+      stop_ids=policy.stop_ids,
+      vocab_size=policy.tokenizer.vocab_size,
+      **choice,
+    )
+
+  def together(self, *, group_size, max_length, chunk):
+    """Branches that begin together."""
+
+    def start(prompts, key, first):
+      state = sampling.start_decoding(
+        prompts.last,
+        group_size=group_size,
+        capacity=min(chunk, max_length),
+        **self.cache,
+      )
+      keys = sampling.row_keys(key, state.token.shape, first)
+      return self._placed(state), self.rows.constrain(keys)
+
+    def grow(state, capacity):
+      return self._placed(sampling.grow_decoding(state, capacity))
+
+    def decode(params, trunk, state, keys, until=None):
+      state, finished = self.step(params, trunk, state, keys, until)
+      return self._placed(state), self._everywhere(finished)
+
+    def finish(state, prompts):
+      return self.rows.constrain(sampling.finish_decoding(state, prompts))
+
+    return functools.partial(
+      sampling.sample,
+      jax.jit(self._prefill),
+      jax.jit(start),
+      jax.jit(decode, donate_argnums=2),
+      # The cache changes size, so its old buffers cannot be reused.
+      jax.jit(grow, static_argnums=1),
+      jax.jit(finish),
+      max_length=max_length,
+      chunk=chunk,
+      put=self.put_whole,
+    )
+
+  def continuous(self, *, group_size, seats, max_length, chunk):
+    """Branches that take the seats of others."""
+    ways, samples, _ = self.rows.ways
+    if samples > 1:
+      raise ValueError(
+        f'sample.seats={seats} wants all samples of a prompt on one device; '
+        f'rules.sample.samples splits them over {samples}: set it to None'
+      )
+    if seats % ways:
+      raise ValueError(
+        f'{seats} seats do not divide over {ways} devices; set sample.seats to '
+        f'a multiple of {ways}'
+      )
+    rows = self.rows.constrain
+
+    def begin(prompts, key, first, limits, max_length):
+      keys = sampling.row_keys(key, limits.shape, first)
+      return rows(
+        continuous.begin(prompts, keys, limits, max_length=max_length)
+      )
+
+    def trunks(trunk, prompts):
+      trunk = continuous.trunks(trunk, prompts, ways=ways)
+      return jax.lax.with_sharding_constraint(
+        trunk, trunk_shardings(self.policy)
+      )
+
+    def empty(count, width, capacity):
+      state = continuous.empty(count, width, capacity, **self.cache)
+      return self._placed(state)
+
+    def move(state, sources, oldest, capacity):
+      return self._placed(
+        continuous.move(state, sources, oldest, capacity=capacity, ways=ways)
+      )
+
+    def sit(state, known, prompts, samples, fresh):
+      state, keys = continuous.sit(
+        state, known, prompts, samples, fresh, ways=ways
+      )
+      return self._placed(state), rows(keys)
+
+    def decode(params, trunk, state, keys, until):
+      state, _ = self.step(params, trunk, state, keys, until)
+      return self._placed(state), self._everywhere((state.done, state.t))
+
+    def collect(found, state, seats):
+      return rows(continuous.collect(found, state, seats, ways=ways))
+
+    def finish(found, prompts):
+      inputs = sampling.inputs(prompts, found.targets)
+      return rows(found.replace(inputs=inputs))
+
+    run = continuous.Programs(
+      prefill=jax.jit(self._prefill),
+      begin=jax.jit(begin, static_argnums=4),
+      trunks=jax.jit(trunks),
+      empty=jax.jit(empty, static_argnums=(0, 1, 2)),
+      move=jax.jit(move, static_argnums=3),
+      sit=jax.jit(sit, donate_argnums=0),
+      decode=jax.jit(decode, donate_argnums=2),
+      collect=jax.jit(collect, donate_argnums=0),
+      finish=jax.jit(finish),
+    )
+    return functools.partial(
+      continuous.sample,
+      run,
+      group_size=group_size,
+      seats=seats,
+      ways=ways,
+      max_length=max_length,
+      chunk=chunk,
+      put=self.rows.put,
+      put_whole=self.put_whole,
+    )
+
+  def _prefill(self, params, prompts):
+    trunk = transformer.prefill(
+      self.policy.model,
+      params,
+      prompts,
+      dtype=self.policy.dtype,
+      attend=programs.attention(self.policy, 'sample'),
+    )
+    return jax.lax.with_sharding_constraint(trunk, trunk_shardings(self.policy))
+
+  def _placed(self, state):
+    """Where it is wanted."""
+    where = decoding_shardings(self.policy, state)
+    return jax.lax.with_sharding_constraint(state, where)
+
+  def _everywhere(self, tree):
+    where = jax.tree.map(lambda _: self.whole, tree)
+    return jax.lax.with_sharding_constraint(tree, where)
+
+
+def trunk_shardings(policy: Policy) -> Trunk:
+  """Where a sampler's trunk lies: keys and values [L Q K P H] by heads."""
+  rules = policy.rules['sample']
+  kv, row = (
+    NamedSharding(policy.mesh, sharding.spec(axes, rules))
+    for axes in ((None, 'prompts', 'kv_heads'), ('prompts',))
+  )
+  return Trunk(kv=KV(k=kv, v=kv), mask=row, length=row)
+
+
+def decoding_shardings(policy: Policy, state: Decoding) -> Decoding:
+  """Where the state of a decode loop lies, its caches by their heads too."""
+  axes = ('prompts', 'samples', 'kv_heads')
+  cache = NamedSharding(
+    policy.mesh, sharding.spec(axes, policy.rules['sample'])
+  )
+  return dataclasses.replace(
+    policy.rows('sample').of(state),
+    t=sharding.replicated(policy.mesh),
+    cache=jax.tree.map(lambda _: cache, state.cache),
+  )
