@@ -165,7 +165,9 @@ def get_config() -> ConfigDict:
     # change memory only. Every part of a group computes its trunk again.
     microbatches=1,
     group_microbatches=1,
-    remat='dots',  # none, dots, full: what the backward pass recomputes
+    # What the backward pass recomputes: none; dots: all but products with
+    # matrices and attention; attention: all but that; full.
+    remat='dots',
     logits_chunk=16,  # positions whose logits exist at a time
     length_multiple=16,  # branches are cut to a multiple of this
     # Completions are packed in rows of at most so many widths, as a planner

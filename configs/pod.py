@@ -28,7 +28,7 @@ def lengths(c, *, prompt: int, completion: int) -> None:
     trunk_multiple=128,
     chunk=min(1024, completion),
   )
-  c.updates.update(length_multiple=512, remat='full')
+  c.updates.update(length_multiple=512, remat='attention')
 
 
 def split_positions(c, *, context: int) -> None:

@@ -54,7 +54,10 @@ def refuse(job, *flags, saying, **options):
     ),
     (['--config.eval.batch_prompts=0'], ['eval.batch_prompts=0']),
     (['--config.log.samples_every=0'], ['log.samples_every=0']),
-    (['--config.updates.remat=some'], ["remat='some'", 'none, full, dots']),
+    (
+      ['--config.updates.remat=some'],
+      ["remat='some'", 'none, full, attention, dots'],
+    ),
     (
       ['--config.optimizer.learning_rate=-0.1'],
       ['optimizer.learning_rate=-0.1 must be above 0'],

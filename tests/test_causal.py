@@ -3,13 +3,14 @@
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
 from grpo_jax import sharding
-from grpo_jax.models import causal
+from grpo_jax.models import causal, transformer
 
 # Q, G, N, K, C, P, H: less than a block and more, heads shared and not, long
 # trunk and none.
@@ -94,3 +95,28 @@ def test_padding_on_the_left_is_seen_by_no_token(way):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, expected
   )
+
+
+def gradient(way, remat):
+  """Of something like a layer."""
+  shape = (1, 1, 2, 1, 40, 24, 16)
+  branch, trunk = case(shape)
+  attend = causal.full if way == 'full' else attend_by(way, shape)
+  scale = jnp.linspace(0.5, 1.5, shape[-1])
+
+  def layer(x):
+    y = checkpoint_name(attend(x * scale, *branch[1:], trunk), causal.NAME)
+    return jnp.sin(y * scale).sum()
+
+  if remat != 'none':
+    layer = jax.checkpoint(layer, policy=transformer.REMAT[remat])
+  return jax.jit(jax.grad(layer)).lower(branch[0]).compile(), branch[0]
+
+
+@pytest.mark.parametrize('way', ['full', 'chunked', 'splash'])
+def test_what_is_recomputed_changes_no_gradient(way):
+  compiled, x = gradient(way, 'none')
+  expected = compiled(x)
+  for remat in transformer.REMAT:
+    compiled, x = gradient(way, remat)
+    np.testing.assert_allclose(compiled(x), expected, atol=1e-5, err_msg=remat)

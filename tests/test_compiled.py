@@ -61,6 +61,43 @@ def test_an_axis_of_a_mesh_need_not_be_whole_axes_of_the_torus():
   assert done.stdout.split('\n')[:3] == ['2 32 1 1', '4 16 1 1', '2 4 1 2']
 
 
+KERNELS = """
+from launch import compile_check, estimate
+import functools
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from grpo_jax import sharding
+from grpo_jax.models import causal, transformer
+
+mesh = sharding.make_mesh({'fsdp': 4}, estimate.devices_of('v5p:2x2x1'))
+attend = functools.partial(
+  causal.splash, mesh=mesh, rows=PartitionSpec('fsdp', None), heads='tensor'
+)
+at = lambda shape, *axes: jax.ShapeDtypeStruct(
+  shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*axes))
+)
+for name, policy in transformer.REMAT.items():
+  def layer(x, w):
+    y = x @ w
+    return x + attend(y, y, y) @ w, None
+  if name != 'none':
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+  loss = lambda w, x: jnp.sum(jax.lax.scan(layer, x, w)[0] ** 2)
+  x, w = at((4, 1, 2, 256, 128), 'fsdp'), at((3, 128, 128))
+  text = jax.jit(jax.grad(loss)).lower(w, x).compile().as_text()
+  print(name, text.count('custom_call_target="tpu_custom_call"'))
+"""
+
+
+def test_an_attention_kernel_whose_output_is_kept_does_not_run_again():
+  done = run('-c', KERNELS)
+  # Forward, and backward to queries and to keys; the loop's body counts once.
+  assert done.stdout.split('\n')[:4] == [
+    'none 3', 'full 4', 'attention 3', 'dots 3'
+  ]  # fmt: skip
+
+
 def test_the_smallest_config_compiles_to_what_is_kept():
   done = run('-m', 'launch.compile_check', '--config=configs/quickstart_tpu.py')
   kept = (COMPILED / 'quickstart_tpu.txt').read_text()

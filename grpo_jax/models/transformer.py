@@ -13,6 +13,7 @@ from collections.abc import Callable
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
@@ -22,12 +23,18 @@ from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
 from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
 
-# What the backward pass recomputes: all but each layer's input ('full') or but
-# the products with matrices too ('dots').
+# What the backward pass recomputes: all but each layer's input ('full'), but
+# what attention gives too ('attention'), or but the products with matrices and
+# that ('dots'). Splash attention names its own outputs so.
+_POLICIES = jax.checkpoint_policies
+_ATTENDED = _POLICIES.save_only_these_names(causal.NAME)
 REMAT = {
   'none': None,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  'full': _POLICIES.nothing_saveable,
+  'attention': _ATTENDED,
+  'dots': _POLICIES.save_from_both_policies(
+    _POLICIES.checkpoint_dots_with_no_batch_dims, _ATTENDED
+  ),
 }
 
 
@@ -222,8 +229,7 @@ def forward(
     trunk: keys and values shared by a group.
     cache: a KV [Q G K S H] a layer, and the slot to write this call's at.
     dtype: of matmuls and of the keys and values returned.
-    remat: 'none', 'full' (keep only each layer's input) or 'dots' (keep
-      matmul results without batch dimensions).
+    remat: a name in REMAT.
     gather: (name, weights) -> the same, whole on each device that is to use
       them: 'embed', or a layer's by 'layers'.
 
@@ -295,7 +301,7 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
   else:
     past, t = cache
     kv = KV(k=caches.write(past.k, k, t), v=caches.write(past.v, v, t))
-  y = attend(q, kv.k, kv.v, trunk)
+  y = checkpoint_name(attend(q, kv.k, kv.v, trunk), causal.NAME)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))
   y = rms_norm(x, w['mlp_norm'], c.norm_eps)
