@@ -183,7 +183,7 @@ def summarise(
     (pass@1 of whatever looks like a final answer; of programs the strict
     one); 'cons@k'; lengths in tokens, also of right and wrong answers;
     'truncated'; 'distinct_problems', as small generators repeat themselves;
-    what `texts(completions, lengths, right)` measures (see
+    what `texts(completions, examples, lengths, right)` measures (see
     `text_measures.of_answers`); per-problem pass@1.
   """
 
@@ -220,7 +220,7 @@ def summarise(
   for name, chosen in (('right', strict), ('wrong', ~strict)):
     mean = lengths[chosen].mean() if chosen.any() else 0.0
     result[f'mean_length_{name}'] = float(mean)
-  result |= texts(completions, lengths, strict)
+  result |= texts(completions, examples, lengths, strict)
   result |= {
     'mean_length': float(lengths.mean()),
     'truncated': float(1 - finished.mean()),

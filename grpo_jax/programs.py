@@ -15,6 +15,7 @@ import numpy as np
 
 from grpo_jax import logprobs, sharding, slots
 from grpo_jax.models import causal, transformer
+from grpo_jax.models.remat import POLICIES
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, Prompts, PyTree
 
@@ -130,9 +131,9 @@ def hidden_states(
   Raises:
     ValueError: no such `remat`.
   """
-  if remat not in transformer.REMAT:
+  if remat not in POLICIES:
     raise ValueError(
-      f'updates.remat={remat!r} is not one of {", ".join(transformer.REMAT)}'
+      f'updates.remat={remat!r} is not one of {", ".join(POLICIES)}'
     )
   model = policy.model
   how = dict(
@@ -193,7 +194,7 @@ def score(
 
   Args:
     policy: whose.
-    remat: what the backward pass recomputes, a name of `transformer.REMAT`.
+    remat: what the backward pass recomputes, a name of `remat.POLICIES`.
     **numbers: of `head_scores`.
 
   Raises:

@@ -12,6 +12,7 @@ import numpy as np
 
 from grpo_jax import measures
 from grpo_jax.rewards import languages, ngrams, text
+from grpo_jax.rewards.lexicon import share_of_known
 
 # DeepSeek-R1 (2501.12948v2) C.2. Whole words: 'errors' is not counted.
 REFLECTIVE = (
@@ -53,6 +54,7 @@ def is_gibberish(completion: str) -> bool:
 
 def of_answers(
   completions: Sequence[Sequence[str]],
+  examples: Sequence,
   lengths: np.ndarray,
   right: np.ndarray,
   *,
@@ -64,11 +66,12 @@ def of_answers(
 
   Args:
     completions: [Q][n].
+    examples: [Q], whose `data['words']`, if there, are their language's.
     lengths: [Q n] tokens.
     right: [Q n] bool.
     count_tokens: text -> its tokens.
     follows_format: completion -> 1.0 or 0.0.
-    language: what thoughts should be in, an ISO 639-1 code.
+    language: what other thoughts should be in, an ISO 639-1 code.
 
   Returns:
     'thinking_length' in tokens, also of right and wrong answers where there are
@@ -78,7 +81,8 @@ def of_answers(
     'reflective_share' of the answers that hold any.
     'gibberish', 'format': shares of answers.
     'language_consistency': mean share of a thought's words in the language,
-    over thoughts of ten words or more; left out where there are none.
+    over thoughts of ten words or more (three, where an example lists its
+    language's words); left out where there are none.
     Each mean over answers has a '_stderr', clustered by question.
   """
   thinking = _table(completions, lambda c: count_tokens(text.thought(c)))
@@ -100,14 +104,20 @@ def of_answers(
       result[f'thinking_length_{name}'] = float(thinking[chosen].mean())
   tokens = max(float(lengths.sum()), 1.0)
   result['reflective_per_1k'] = float(1000 * words.sum() / tokens)
-  result |= _language(completions, language)
+  result |= _language(completions, examples, language)
   return result
 
 
-def _language(completions, language):
+def _language(completions, examples, language):
+  def share(completion, example):
+    thought, known = text.thought(completion), example.data.get('words')
+    if known is None:
+      return languages.consistency(thought, language)
+    return share_of_known(thought, known)
+
   found = [
-    [languages.consistency(text.thought(c), language) for c in row]
-    for row in completions
+    [share(c, example) for c in row]
+    for row, example in zip(completions, examples, strict=True)
   ]
   judged = [[s for s in row if s is not None] for row in found]
   per_question = np.array([np.mean(row) for row in judged if row])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grpo_jax import sharding
-from grpo_jax.models import causal, transformer
+from grpo_jax.models import causal, remat
 
 # Q, G, N, K, C, P, H: less than a block and more, heads shared and not, long
 # trunk and none.
@@ -97,7 +97,7 @@ def test_padding_on_the_left_is_seen_by_no_token(way):
   )
 
 
-def gradient(way, remat):
+def gradient(way, name):
   """Of something like a layer."""
   shape = (1, 1, 2, 1, 40, 24, 16)
   branch, trunk = case(shape)
@@ -105,11 +105,11 @@ def gradient(way, remat):
   scale = jnp.linspace(0.5, 1.5, shape[-1])
 
   def layer(x):
-    y = checkpoint_name(attend(x * scale, *branch[1:], trunk), causal.NAME)
+    y = checkpoint_name(attend(x * scale, *branch[1:], trunk), remat.ATTENTION)
     return jnp.sin(y * scale).sum()
 
-  if remat != 'none':
-    layer = jax.checkpoint(layer, policy=transformer.REMAT[remat])
+  if name != 'none':
+    layer = jax.checkpoint(layer, policy=remat.POLICIES[name])
   return jax.jit(jax.grad(layer)).lower(branch[0]).compile(), branch[0]
 
 
@@ -117,6 +117,6 @@ def gradient(way, remat):
 def test_what_is_recomputed_changes_no_gradient(way):
   compiled, x = gradient(way, 'none')
   expected = compiled(x)
-  for remat in transformer.REMAT:
-    compiled, x = gradient(way, remat)
-    np.testing.assert_allclose(compiled(x), expected, atol=1e-5, err_msg=remat)
+  for name in remat.POLICIES:
+    compiled, x = gradient(way, name)
+    np.testing.assert_allclose(compiled(x), expected, atol=1e-5, err_msg=name)

@@ -68,7 +68,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from grpo_jax import sharding
-from grpo_jax.models import causal, transformer
+from grpo_jax.models import causal, remat
 
 mesh = sharding.make_mesh({'fsdp': 4}, estimate.devices_of('v5p:2x2x1'))
 attend = functools.partial(
@@ -77,7 +77,7 @@ attend = functools.partial(
 at = lambda shape, *axes: jax.ShapeDtypeStruct(
   shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*axes))
 )
-for name, policy in transformer.REMAT.items():
+for name, policy in remat.POLICIES.items():
   def layer(x, w):
     y = x @ w
     return x + attend(y, y, y) @ w, None

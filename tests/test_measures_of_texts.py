@@ -5,6 +5,7 @@ import pytest
 
 from grpo_jax import text_measures
 from grpo_jax.rewards import text
+from grpo_jax.tasks import Example
 
 ENGLISH = 'the house stands at the end of the street near the old church'
 GERMAN = 'das Haus steht am Ende der Straße neben der alten Kirche im Dorf'
@@ -53,9 +54,10 @@ def test_gibberish_repeats_itself_or_cannot_be_parsed(completion, gibberish):
   assert text_measures.is_gibberish(completion) == gibberish
 
 
-def measure(completions, right, lengths=None):
+def measure(completions, right, lengths=None, data=()):
   return text_measures.of_answers(
     completions,
+    [Example('', '', data=dict(data)) for _ in completions],
     np.full(np.shape(right), 10) if lengths is None else np.array(lengths),
     np.array(right),
     count_tokens=len,
@@ -108,6 +110,17 @@ def test_language_consistency_is_of_thoughts_with_enough_words():
   # 13 words of 13, and 13 of 26.
   assert found['language_consistency'] == pytest.approx((1 + 0.5) / 2, abs=0.03)
   assert 'language_consistency' not in measure([['<think>4</think>']], [[True]])
+
+
+def test_words_that_an_example_lists_are_its_language():
+  # Three of four words, all of three; two are too few to judge.
+  thoughts = ['3 piu 4 fa then dodo', 'piu 4 fa piu 5', 'piu 4 then']
+  found = measure(
+    [[f'<think>{thought}</think>' for thought in thoughts]],
+    [[True] * 3],
+    data=dict(words=frozenset(['piu', 'fa', 'dodo'])),
+  )
+  assert found['language_consistency'] == (0.75 + 1) / 2
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from grpo_jax.models.attention import attend, NEGATIVE
+from grpo_jax.models.remat import ATTENTION
 from grpo_jax.structs import Array
 
 BLOCK = 512  # queries or keys at a time
 _TRUNK = -1  # of segments: seen by all
 _LANES = 128  # of a TPU; blocks are multiples of it
-NAME = 'attention'  # of what attention gives, for remat
 
 
 def full(
@@ -210,7 +210,7 @@ def _kernel(mask, *, heads, parts, interpret):
     ),
     head_shards=1,
     q_seq_shards=parts,
-    residual_checkpoint_name=NAME,
+    residual_checkpoint_name=ATTENTION,
     interpret=interpret,
   )  # fmt: skip
 

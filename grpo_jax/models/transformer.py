@@ -21,21 +21,8 @@ from grpo_jax.models import attention, causal
 from grpo_jax.models import cache as caches
 from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
+from grpo_jax.models.remat import ATTENTION, rematerialised
 from grpo_jax.structs import Array, KV, Prompts, PyTree, Trunk
-
-# What the backward pass recomputes: all but each layer's input ('full'), but
-# what attention gives too ('attention'), or but the products with matrices and
-# that ('dots'). Splash attention names its own outputs so.
-_POLICIES = jax.checkpoint_policies
-_ATTENDED = _POLICIES.save_only_these_names(causal.NAME)
-REMAT = {
-  'none': None,
-  'full': _POLICIES.nothing_saveable,
-  'attention': _ATTENDED,
-  'dots': _POLICIES.save_from_both_policies(
-    _POLICIES.checkpoint_dots_with_no_batch_dims, _ATTENDED
-  ),
-}
 
 
 def declare(c: Config) -> PyTree:
@@ -229,7 +216,7 @@ def forward(
     trunk: keys and values shared by a group.
     cache: a KV [Q G K S H] a layer, and the slot to write this call's at.
     dtype: of matmuls and of the keys and values returned.
-    remat: a name in REMAT.
+    remat: a name of `remat.POLICIES`.
     gather: (name, weights) -> the same, whole on each device that is to use
       them: 'embed', or a layer's by 'layers'.
 
@@ -268,7 +255,7 @@ def forward(
 
     kv = None if trunk is None else trunk.kv
     x, kvs = jax.lax.scan(
-      _rematerialise(body, remat), x, (params['layers'], kv)
+      rematerialised(body, remat), x, (params['layers'], kv)
     )
   return rms_norm(x, params['final_norm'], c.norm_eps), kvs
 
@@ -301,7 +288,7 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
   else:
     past, t = cache
     kv = KV(k=caches.write(past.k, k, t), v=caches.write(past.v, v, t))
-  y = checkpoint_name(attend(q, kv.k, kv.v, trunk), causal.NAME)
+  y = checkpoint_name(attend(q, kv.k, kv.v, trunk), ATTENTION)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))
   y = rms_norm(x, w['mlp_norm'], c.norm_eps)
@@ -328,9 +315,3 @@ def _heads(x, w, name):
 
 def _layer_of(trunk, i):
   return trunk.kv.k[i], trunk.kv.v[i], trunk.mask
-
-
-def _rematerialise(body, policy):
-  if policy == 'none':
-    return body
-  return jax.checkpoint(body, policy=REMAT[policy], prevent_cse=False)

@@ -4,6 +4,7 @@ Stage 5 of a step. `languages.language` guesses the language of real words;
 here an example lists them.
 """
 
+from collections.abc import Set
 import re
 
 from grpo_jax.rewards import text
@@ -33,9 +34,17 @@ def lexicon(*, task, min_words: int = 3) -> Reward:
 
   def reward(completion, example):
     known = example.data.get('words', frozenset())
-    words = _WORD.findall(text.thought(completion).lower())
-    if len(words) < min_words:
-      return 0.0
-    return sum(word in known for word in words) / len(words)
+    share = share_of_known(text.thought(completion), known, min_words=min_words)
+    return 0.0 if share is None else share
 
   return reward
+
+
+def share_of_known(
+  prose: str, known: Set[str], *, min_words: int = 3
+) -> float | None:
+  """The share of a text's words that are known; None of few words."""
+  words = _WORD.findall(prose.lower())
+  if len(words) < min_words:
+    return None
+  return sum(word in known for word in words) / len(words)
