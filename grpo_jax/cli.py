@@ -214,6 +214,8 @@ def _run(job):
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))
+      # Quick ones too: a hundred of them take seconds.
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     workdir = _workdir.value
     refuse_address('workdir', workdir)
     refuse_address('init_from', cfg.init_from)

@@ -26,12 +26,6 @@ FLAGS = (
   '--config.eval.every=2',
   f'--config.steps={STEPS}',
 )
-# Programs of less than a second are cached too; there are hundreds.
-ENVIRONMENT = {
-  **os.environ,
-  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
-}
 SECONDS = 60  # that all may take to end, once one has been told to or is gone
 
 
@@ -49,7 +43,7 @@ def run(workdir, cache, *flags, processes, devices):
       *(f'--devices={devices}', '--', *command(workdir, cache, *flags)),
     ],
     cwd=tiny.REPO,
-    env=ENVIRONMENT,
+    env=os.environ,
     check=True,
     timeout=600,
   )
@@ -63,7 +57,7 @@ def start(command, *, processes=2, devices=1):
     subprocess.Popen(
       command,
       cwd=tiny.REPO,
-      env=local.environment(ENVIRONMENT, i, processes, devices, coordinator),
+      env=local.environment(os.environ, i, processes, devices, coordinator),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,

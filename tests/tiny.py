@@ -176,7 +176,6 @@ def _environment():
     'JAX_PLATFORMS': 'cpu',
     # One device; optimizing takes longer than running.
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'PYTHONPATH': str(REPO),
   }
 
