@@ -21,7 +21,6 @@ from grpo_jax.models import cache
 from grpo_jax.structs import (
   Array,
   Decoding,
-  KV,
   Prompts,
   PyTree,
   Rollout,
@@ -182,7 +181,6 @@ def empty(
   """Seats where nobody sits; see `sampling.start_decoding`."""
   layers, kv_heads, head_dim = cache_shape
   shape = (rows, width)
-  own = cache.empty((*shape, kv_heads, capacity, head_dim), dtype)
   zeros = jnp.zeros(shape, jnp.int32)
   return Decoding(
     t=jnp.zeros((), jnp.int32),
@@ -191,7 +189,10 @@ def empty(
     targets=jnp.zeros((*shape, capacity), jnp.int32),
     logprobs=jnp.zeros((*shape, capacity), jnp.float32),
     length=zeros,
-    cache=[KV(k=own, v=own) for _ in range(layers)],
+    cache=[
+      cache.empty((*shape, kv_heads), capacity, head_dim, dtype)
+      for _ in range(layers)
+    ],
     start=zeros,
     limit=zeros,
   )
@@ -233,7 +234,7 @@ def move(
     limit=taken(state.limit),
     targets=cut(state.targets, 2),
     logprobs=cut(state.logprobs, 2),
-    cache=jax.tree.map(lambda x: cut(x, 3), state.cache),
+    cache=[cache.along_slots(cut, kv) for kv in state.cache],
   )
 
 

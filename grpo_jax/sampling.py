@@ -22,7 +22,6 @@ from grpo_jax.models import cache
 from grpo_jax.structs import (
   Array,
   Decoding,
-  KV,
   Prompts,
   PyTree,
   Rollout,
@@ -104,7 +103,6 @@ def start_decoding(
   """
   layers, kv_heads, head_dim = cache_shape
   rows = (last.shape[0], group_size)
-  empty = cache.empty((*rows, kv_heads, capacity, head_dim), dtype)
   return Decoding(
     t=jnp.zeros((), jnp.int32),
     token=jnp.broadcast_to(last[:, None], rows),
@@ -112,7 +110,10 @@ def start_decoding(
     targets=jnp.zeros((*rows, capacity), jnp.int32),
     logprobs=jnp.zeros((*rows, capacity), jnp.float32),
     length=jnp.zeros(rows, jnp.int32),
-    cache=[KV(k=empty, v=empty) for _ in range(layers)],
+    cache=[
+      cache.empty((*rows, kv_heads), capacity, head_dim, dtype)
+      for _ in range(layers)
+    ],
   )
 
 
@@ -215,7 +216,7 @@ def grow_decoding(state: Decoding, capacity: int) -> Decoding:
   return state.replace(
     targets=pad(state.targets, 2),
     logprobs=pad(state.logprobs, 2),
-    cache=jax.tree.map(lambda x: pad(x, 3), state.cache),
+    cache=[cache.along_slots(pad, kv) for kv in state.cache],
   )
 
 

@@ -54,7 +54,7 @@ def has_samples(path: tuple, x: Array) -> bool:
 
 @struct.dataclass
 class KV:
-  """Keys (after RoPE) and values: trunk [L Q K P H], branch [L Q G K S H]."""
+  """Keys (after RoPE) and values: trunk [L Q K P H], branch [L Q G K C H]."""
 
   k: Array
   v: Array
@@ -79,7 +79,7 @@ class Decoding:
   targets: Array  # [Q G S] int32
   logprobs: Array  # [Q G S] float32
   length: Array  # [Q G] int32, tokens sampled, EOS included
-  cache: list[KV]  # [Q G K S H] a layer
+  cache: list[KV]  # a layer each, see models.cache
   # Of branches that do not begin together (`continuous.py`):
   start: Array | None = None  # [Q G] int32, the slot of its first token; 0
   limit: Array | None = None  # [Q G] int32, tokens it may have; S

@@ -16,41 +16,67 @@ def random(shape, seed=0):
   return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
+INT8 = jnp.dtype('int8')
+
+
+def entries(kept):
+  """Keys and values [Q G K S H] that a cache holds."""
+  keys = jnp.swapaxes(kept.k.values, 3, 4)
+  found = []
+  for values, scale in ((keys, kept.k.scale), (kept.v.values, kept.v.scale)):
+    found.append(values if scale is None else values * scale[..., None])
+  return found
+
+
 def test_an_entry_is_off_by_half_a_step_of_its_positions_largest():
-  x = random((2, 3, 1, 1, 8))
-  empty = cache.empty((2, 3, 1, 4, 8), jnp.dtype('int8'))
-  kept = cache.write(empty, x, jnp.int32(2))
-  assert kept.values.dtype == jnp.int8 and cache.slots(kept) == 4
-  got = kept.values[:, :, :, 2] * kept.scale[:, :, :, 2, None]
-  largest = np.abs(x[:, :, :, 0]).max(-1, keepdims=True)
-  error = np.abs(got - x[:, :, :, 0])
-  assert (error <= largest / 254 * (1 + 1e-5)).all() and error.max() > 0
-  # The largest itself is exact, and other slots are as they were.
-  np.testing.assert_allclose(np.abs(got).max(-1, keepdims=True), largest, 1e-6)
-  assert not kept.values[:, :, :, [0, 1, 3]].any()
+  xs = random((2, 3, 1, 1, 8)), random((2, 3, 1, 1, 8), 1)
+  kept = cache.write(cache.empty((2, 3, 1), 4, 8, INT8), *xs, jnp.int32(2))
+  assert cache.slots(kept) == 4
+  assert kept.k.values.dtype == kept.v.values.dtype == jnp.int8
+  for x, found in zip(xs, entries(kept), strict=True):
+    got, wanted = found[:, :, :, 2], x[:, :, :, 0]
+    largest = np.abs(wanted).max(-1, keepdims=True)
+    error = np.abs(got - wanted)
+    assert (error <= largest / 254 * (1 + 1e-5)).all() and error.max() > 0
+    # The largest itself is exact, and other slots are as they were.
+    np.testing.assert_allclose(
+      np.abs(got).max(-1, keepdims=True), largest, 1e-6
+    )
+    assert not found[:, :, :, [0, 1, 3]].any()
 
 
 def test_a_vector_of_zeros_stays_one():
-  empty = cache.empty((1, 1, 1, 2, 4), jnp.dtype('int8'))
-  kept = cache.write(empty, jnp.zeros((1, 1, 1, 1, 4)), jnp.int32(0))
+  zeros = jnp.zeros((1, 1, 1, 1, 4))
+  kept = cache.write(
+    cache.empty((1, 1, 1), 2, 4, INT8), zeros, zeros, jnp.int32(0)
+  )
   q = random((1, 1, 1, 1, 4))
-  assert not cache.scores(q, kept).any()
-  out = cache.weighted(jnp.ones((1, 1, 1, 1, 2)), kept, q.dtype)
+  assert not cache.scores(q, kept.k).any()
+  out = cache.weighted(jnp.ones((1, 1, 1, 1, 2)), kept.v, q.dtype)
   assert np.isfinite(out).all()
 
 
-def test_products_with_a_cache_are_those_with_its_entries():
-  kept = cache.empty((1, 2, 2, 3, 8), jnp.dtype('int8'))
+@pytest.mark.parametrize('dtype', ['int8', 'float32'])
+def test_products_with_a_cache_are_those_with_its_entries(dtype):
+  kept = cache.empty((1, 2, 2), 3, 8, jnp.dtype(dtype))
+  written = []
   for t in range(3):
-    kept = cache.write(kept, random((1, 2, 2, 1, 8), t), jnp.int32(t))
-  entries = kept.values * kept.scale[..., None]
+    new = random((1, 2, 2, 1, 8), t), random((1, 2, 2, 1, 8), 9 + t)
+    kept = cache.write(kept, *new, jnp.int32(t))
+    written.append(new)
+  keys, values = entries(kept)
+  if dtype == 'float32':
+    for found, wanted in zip(
+      (keys, values), zip(*written, strict=True), strict=True
+    ):
+      np.testing.assert_array_equal(found, jnp.concatenate(wanted, 3))
   q, weights = random((1, 2, 2, 5, 8), 7), random((1, 2, 2, 5, 3), 8)
   np.testing.assert_allclose(
-    cache.scores(q, kept), cache.scores(q, entries), atol=1e-5
+    cache.scores(q, kept.k), cache.scores(q, keys), atol=1e-5
   )
   np.testing.assert_allclose(
-    cache.weighted(weights, kept, q.dtype),
-    cache.weighted(weights, entries, q.dtype),
+    cache.weighted(weights, kept.v, q.dtype),
+    cache.weighted(weights, values, q.dtype),
     atol=1e-5,
   )
 

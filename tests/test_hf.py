@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from grpo_jax.models import cache as caches
 from grpo_jax.models import families, hf, params, stacking, transformer
-from grpo_jax.structs import KV, Prompts
+from grpo_jax.structs import Prompts
 
 REFERENCE = Path(__file__).parent / 'reference'
 FAMILIES = ['llama', 'qwen2', 'qwen3']
@@ -84,8 +85,8 @@ def test_logits_of_single_steps_equal_transformers(family):
   split = 17
   prompts = prompts_of(ids[:, : split + 1], padding=3)
   rows, slots = len(ids), ids.shape[1] - split
-  shape = (rows, 1, config.num_kv_heads, slots, config.head_dim)
-  empty = KV(k=jnp.zeros(shape), v=jnp.zeros(shape))
+  shape = (rows, 1, config.num_kv_heads), slots, config.head_dim
+  empty = caches.empty(*shape, jnp.float32)
 
   @jax.jit
   def run(weights, prompts, inputs):

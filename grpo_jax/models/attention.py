@@ -16,8 +16,8 @@ NEGATIVE = -1e30  # finite, so that a row with nothing to see is not NaN
 
 def attend(
   q: Float[Array, 'Q G N C H'],
-  k: cache.Cached,
-  v: cache.Cached,
+  k: Array | cache.Keys,
+  v: Array | cache.Values,
   mask: Bool[Array, '#Q #G C S'],
   trunk: tuple[Array, Array, Array] | None = None,
 ) -> Float[Array, 'Q G N C H']:
@@ -28,7 +28,7 @@ def attend(
 
   Args:
     q, k, v: rotated queries and keys, and values, of the branch; keys and
-      values [Q G K S H].
+      values [Q G K S H], or a cache's.
     mask: which of its own slots each branch token sees.
     trunk: k [Q K P H], v [Q K P H] and mask [Q P] of the trunk, read once for
       all G branches (Hydragen, arXiv 2402.05099), or None.

@@ -165,7 +165,7 @@ def step(
     params: `unstack`ed.
     tokens, t: what goes into slot t.
     trunk: as from `prefill`.
-    cache: a KV [Q G K S H] a layer, slots before t filled.
+    cache: a layer each, slots before t filled; see `cache`.
     start: the slot of each branch's first token; None for 0.
 
   Returns:
@@ -174,7 +174,7 @@ def step(
   start = jnp.zeros((1, 1), jnp.int32) if start is None else start
   positions = trunk.length[:, None, None] + (t - start)[:, :, None]
   positions = jnp.broadcast_to(positions, (*tokens.shape, 1))
-  slots = jnp.arange(caches.slots(cache[0].k))
+  slots = jnp.arange(caches.slots(cache[0]))
   seen = ((slots <= t) & (slots >= start[:, :, None]))[:, :, None]
 
   def attend(q, k, v, trunk):
@@ -214,7 +214,7 @@ def forward(
     tokens, positions: of this call's tokens.
     attend: (q, k, v, trunk) -> [Q G N C H]; see `causal`.
     trunk: keys and values shared by a group.
-    cache: a KV [Q G K S H] a layer, and the slot to write this call's at.
+    cache: a layer each, and the slot to write this call's at.
     dtype: of matmuls and of the keys and values returned.
     remat: a name of `remat.POLICIES`.
     gather: (name, weights) -> the same, whole on each device that is to use
@@ -287,7 +287,7 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
     kv = KV(k=k, v=v)
   else:
     past, t = cache
-    kv = KV(k=caches.write(past.k, k, t), v=caches.write(past.v, v, t))
+    kv = caches.write(past, k, v, t)
   y = checkpoint_name(attend(q, kv.k, kv.v, trunk), ATTENTION)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from grpo_jax.models import cache as caches
 from grpo_jax.models import (
   causal,
   families,
@@ -22,7 +23,7 @@ from grpo_jax.models import (
   stacking,
   transformer,
 )
-from grpo_jax.structs import KV, Prompts
+from grpo_jax.structs import Prompts
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -297,8 +298,8 @@ def greedy(config, weights, rows):
   prompts = Prompts(
     trunk=jnp.asarray(trunk), trunk_mask=jnp.asarray(mask), last=last
   )
-  shape = (len(rows), 1, config.num_kv_heads, NEW_TOKENS, config.head_dim)
-  empty = KV(k=jnp.zeros(shape), v=jnp.zeros(shape))
+  shape = (len(rows), 1, config.num_kv_heads), NEW_TOKENS, config.head_dim
+  empty = caches.empty(*shape, jnp.float32)
 
   @jax.jit
   def run(weights, prompts):
