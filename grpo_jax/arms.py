@@ -18,9 +18,16 @@ import pathlib
 import numpy as np
 from scipy import stats
 
-from grpo_jax import runs
+from grpo_jax import metrics, runs
 
 EVALUATION = 'eval.json'
+# What a finding's curves are kept of.
+CURVES = (
+  'reward/mean', 'reward/correct', 'reward/format', 'reward/language',
+  'reward/lexicon', 'reward/gold', 'reward/score', 'length/mean',
+  'length/clipped_share', 'zero_variance_share', 'entropy', 'kl', 'nll',
+  'accuracy', 'eval/pass@1', 'eval/mean_length', 'time/step',
+)  # fmt: skip
 
 
 def measured(
@@ -61,6 +68,32 @@ def table(
     ]
     lines.append(f'{arm:12s}{seeds:6d}' + ''.join(f'{c:>26s}' for c in cells))
   return '\n'.join(lines)
+
+
+def curves(arms: Mapping[str, Sequence[pathlib.Path]]) -> str:
+  """The runs' curves as CSV: a row a step, and a column a metric of CURVES.
+
+  Four digits of each, so that those of a finding may be kept beside its page.
+  """
+  rows, known = [], set()
+  for arm, workdirs in arms.items():
+    for seed, workdir in enumerate(workdirs):
+      if not (workdir / metrics.METRICS).exists():
+        continue
+      found = runs.open_run(workdir).metrics
+      known |= found.keys()
+      for i, step in enumerate(found['step']):
+        values = {k: v[i] for k, v in found.items() if not np.isnan(v[i])}
+        rows.append(values | {'arm': arm, 'seed': seed, 'step': int(step)})
+  columns = [name for name in CURVES if name in known]
+  lines = [','.join(('arm', 'seed', 'step', *columns))]
+  for row in rows:
+    cells = [f'{row[c]:.4g}' if c in row else '' for c in columns]
+    if any(cells):
+      lines.append(
+        f'{row["arm"]},{row["seed"]},{row["step"]},{",".join(cells)}'
+      )
+  return '\n'.join(lines) + '\n'
 
 
 def p_value(one: np.ndarray, other: np.ndarray) -> float:

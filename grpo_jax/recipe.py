@@ -13,6 +13,7 @@ has been made again since, is refused.
 """
 
 import argparse
+import pathlib
 import sys
 
 from grpo_jax import arms, errors
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
         f'{minutes:.1f} minutes'
       )
       _show_table(recipe)
+      if args.curves:
+        _write_curves(recipe, pathlib.Path(args.curves))
   except (ValueError, OSError) as error:
     errors.tell(error)
     return 2
@@ -70,11 +73,21 @@ def _show_table(recipe):
   if rows:
     print(_table(rows))
   if recipe.arms:
-    workdirs = {
-      arm: [recipe.steps[name].workdir for name in names]
-      for arm, names in recipe.arms.items()
-    }
-    print(arms.table(workdirs, recipe.measures))
+    print(arms.table(_workdirs(recipe), recipe.measures))
+
+
+def _workdirs(recipe):
+  return {
+    arm: [recipe.steps[name].workdir for name in names]
+    for arm, names in recipe.arms.items()
+  }
+
+
+def _write_curves(recipe, path):
+  if not recipe.arms:
+    raise ValueError('--curves: the recipe has no arms, whose curves these are')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(arms.curves(_workdirs(recipe)), encoding='utf-8')
 
 
 def _table(rows):
@@ -94,6 +107,7 @@ def _flags(argv):
   add('--list', action='store_true', help='print the stages and their state')
   add('--only', default='', help='run this stage alone')
   add('--until', default='', help='run the stages up to this one')
+  add('--curves', default='', help='write the curves of arms to this CSV file')
   add('--parallel', type=int, default=1, help='stages at a time')
   args = parser.parse_args(argv)
   if args.parallel < 1:

@@ -55,6 +55,16 @@ def test_runs_that_are_not_evaluated_yet_are_left_out(run, tmp_path):
   np.testing.assert_array_equal(values['rl']['pass@1'], [0.5])
 
 
+def test_curves_are_a_row_a_step(run, tmp_path):
+  found = {
+    'rl': [run('a', {}, [0.0, 1 / 3]), run('b', {}, [1.0])],
+    'no': [tmp_path / 'nowhere'],
+  }
+  assert arms.curves(found).splitlines() == [
+    'arm,seed,step,reward/correct', 'rl,0,1,0', 'rl,0,2,0.3333', 'rl,1,1,1'
+  ]  # fmt: skip
+
+
 def test_measures_of_curves(run):
   # Means of five: 0.2, 0.4, 0.6, 0.8, 1.0 at steps 6 to 10.
   curve = [0.0] * 5 + [1.0] * 15
