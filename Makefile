@@ -24,7 +24,8 @@ recipe: $(VENV)/.installed
 	  --out=$(RUNS)/r1/report.html
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --durations=20
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,11 +1,22 @@
-"""Shape checks of every signature, and eight host devices for mesh tests."""
+"""Shape checks of signatures, eight host devices, programs kept a session."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before JAX starts: one process can then build meshes of 1 to 8 devices.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Tests spend their time compiling tiny programs, not running them.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# Many tests compile what another has; the workers of a session share it.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  folder = tempfile.mkdtemp(prefix='grpo_jax_programs_')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  os.environ |= {
+    'JAX_COMPILATION_CACHE_DIR': folder,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
 flags = os.environ.get('XLA_FLAGS', '')
 if 'host_platform_device_count' not in flags:
   # Eight devices on two busy cores may be late for a collective; by default
@@ -37,7 +48,16 @@ import pytest  # noqa: E402
 from grpo_jax.models import transformer  # noqa: E402
 from grpo_jax.models.params import is_param  # noqa: E402
 
+# First, so that no worker is left with one of them in the end.
+SLOW = (
+  'test_hosts', 'test_trajectory', 'test_algorithms', 'test_traps',
+  'test_presets', 'test_sharding', 'test_bad_input', 'test_tasks',
+)  # fmt: skip
 DATA = pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data'
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 @pytest.fixture

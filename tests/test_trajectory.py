@@ -17,7 +17,6 @@ import functools
 import zlib
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 import trajectory
@@ -70,22 +69,6 @@ VARIANTS = {
 PARAMS, MOMENTS = 1e-6, 5e-7
 
 variants = pytest.mark.parametrize('name', VARIANTS)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def programs_are_compiled_once(tmp_path_factory):
-  """Most programs are those of another variant, and compiling takes longest."""
-  wanted = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {k: getattr(jax.config, k) for k in wanted}
-  for values in (wanted, before):
-    for k, v in values.items():
-      jax.config.update(k, v)
-    compilation_cache.reset_cache()
-    if values is wanted:
-      yield
 
 
 @functools.cache
