@@ -154,7 +154,9 @@ def measure(
     finished=finished,
     sampled=size.group,
   )
-  values = clock('metrics', lambda: rollout.metrics([collected]))
+  values = clock(
+    'metrics', lambda: rollout.metrics([collected], decoded=np.size)
+  )
   shown = clock(
     'samples',
     lambda: rollout.samples(

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,7 +12,6 @@ import types
 
 import numpy as np
 import pytest
-from test_hosts import ENVIRONMENT
 import tiny
 
 from grpo_jax import judged, record_set, sft, tasks, tokenizer
@@ -176,7 +176,7 @@ def test_two_processes_leave_the_files_of_one(config, whole, tmp_path):
   done = subprocess.run(
     [*(tiny.sys.executable, '-m', 'launch.local', '--processes=2'),
      *('--devices=1', '--', tiny.sys.executable, *job, cache)],
-    cwd=tiny.REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    cwd=tiny.REPO, env=os.environ, capture_output=True, text=True, timeout=300,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert contents(out) == contents(whole)
