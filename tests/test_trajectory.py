@@ -36,7 +36,7 @@ VARIANTS = {
   'trunks not shared': dict(trunks_shared=False),
   'attention by blocks': {'attention': 'chunked'},
   'length buckets': BUCKETS,
-  'seats taken in turn': {'sample.seats': 20, 'sample.chunk': 4},
+  'seats taken in turn': {'sample.seats': 32, 'sample.chunk': 8},
   'length buckets, fsdp 8': BUCKETS
   | {'updates.microbatches': 1, 'mesh': dict(data=1, fsdp=8, tensor=1)},
   'other widths, less memory': {
