@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
   args = _flags(argv)
   try:
     recipe = recipes.load(args.config, args.workdir)
+    if args.curves and not recipe.arms:
+      raise ValueError('--curves is for recipes of arms; this one has none')
     chosen = recipe.chosen(only=args.only, until=args.until)
     for step in chosen:
       step.refuse_another()
@@ -84,8 +86,6 @@ def _workdirs(recipe):
 
 
 def _write_curves(recipe, path):
-  if not recipe.arms:
-    raise ValueError('--curves: the recipe has no arms, whose curves these are')
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(arms.curves(_workdirs(recipe)), encoding='utf-8')
 

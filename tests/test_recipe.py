@@ -349,3 +349,9 @@ def test_the_real_recipe_has_the_papers_numbers():
   assert steps['helpful'].cfg.optimizer.learning_rate == 6e-6
   sft = steps['dev3'].cfg
   assert (sft.sft.batch_size, sft.optimizer.learning_rate) == (128, 5e-5)
+
+
+def test_curves_of_a_recipe_without_arms_are_refused_at_once(write, capfd):
+  flags = write(CHAIN)
+  assert recipe.main([*flags, '--curves=curves.csv']) == 2
+  assert '--curves is for recipes of arms' in capfd.readouterr().err
