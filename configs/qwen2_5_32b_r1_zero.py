@@ -2,8 +2,8 @@
 
 As `qwen2_5_7b_r1_zero`, with the paper's 32,768 tokens a completion. Each chip
 of a group of four (tensor) holds heads and mlp in quarters; the four samples of
-a prompt that it updates on are taken one at a time. Branches are decoded from an
-int8 cache, so `logprob_gap/mean` is to be watched.
+a prompt that it updates on are taken one at a time. Branches are decoded from
+an int8 cache, so `logprob_gap/mean` is to be watched.
 
 Compiled for v5p:8x8x8 (configs/compiled); not run on hardware yet.
 """
