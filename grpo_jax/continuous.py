@@ -141,7 +141,8 @@ def sample(
     plans.reached(int(slot))
     finished = done.reshape(plan.samples.shape)
     ended = _seats(plan.samples, finished, count // ways * group_size)
-    found = run.collect(found, state, put(ended.reshape(limits.shape)))
+    if (ended >= 0).any():
+      found = run.collect(found, state, put(ended.reshape(limits.shape)))
   return run.finish(found, prompts)
 
 
