@@ -19,7 +19,7 @@ quickstart: $(VENV)/.installed
 # command goes on.
 recipe: $(VENV)/.installed
 	$(BIN)/python -m grpo_jax.recipe --config=configs/r1/tiny.py \
-	  --workdir=$(RUNS)/r1
+	  --workdir=$(RUNS)/r1 --parallel=2
 	$(BIN)/python -m grpo_jax.report --workdir=$(RUNS)/r1 \
 	  --out=$(RUNS)/r1/report.html
 

@@ -104,6 +104,9 @@ def get_config() -> ConfigDict:
     # every `chunk` tokens finished ones leave their seats to waiting ones. 0:
     # all branches together, to the end of the longest.
     seats=0,
+    # Of a new token to its branch's cache, a function of models.decoding:
+    # scores, or kernel: Pallas for TPU, interpreted (slowly) elsewhere.
+    attention='scores',
     # Of branches being decoded: auto (as dtype) or int8, which reads half as
     # much and draws from slightly other distributions (logprob_gap).
     cache_dtype='auto',

@@ -37,6 +37,7 @@ class Policy:
   # shardings -> step of the run's checkpoint, if it is one, fp32 parameters
   load: Callable[[PyTree], tuple[int | None, PyTree]]
   files: Mapping[str, str]  # texts of an HF folder, without the weights
+  decoding: str = 'scores'  # attention of new tokens: a function of it
 
   @property
   def stop_ids(self) -> tuple[int, ...]:
@@ -120,6 +121,7 @@ def open_policy(cfg) -> Policy:
     dtype=dtype_of(cfg.dtype, mesh),
     cache_dtype=cache_dtype_of(cfg, mesh),
     attention=attention_of(cfg.attention, mesh),
+    decoding=decoding_of(cfg),
     load=load,
     files=files,
   )
@@ -224,6 +226,13 @@ def attention_of(name: str, mesh: Mesh) -> str:
   if name == 'auto':
     name = 'splash' if sharding.on_tpu(mesh) else 'full'
   config.one_of('attention', name, ('full', 'chunked', 'splash'))
+  return name
+
+
+def decoding_of(cfg) -> str:
+  """Of `cfg.sample.attention`."""
+  name = cfg.sample.attention
+  config.one_of('sample.attention', name, ('scores', 'kernel'))
   return name
 
 

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from grpo_jax import logprobs, sharding, slots
-from grpo_jax.models import causal, transformer
+from grpo_jax.models import causal, decoding, transformer
 from grpo_jax.models.remat import POLICIES
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, Prompts, PyTree
@@ -76,10 +76,26 @@ def attention(policy: Policy, rules: str) -> Callable:
   named = policy.rules[rules]
   return functools.partial(
     attend,
-    mesh=policy.mesh,
-    rows=sharding.spec(('prompts', 'samples'), named),
+    **_by_rows(policy, rules),
     heads=named['heads'],
     positions=named['positions'],
+  )
+
+
+def decoding_attention(policy: Policy) -> Callable:
+  """The policy's function of `decoding`, bound likewise."""
+  attend = getattr(decoding, policy.decoding)
+  if policy.decoding != 'kernel':
+    return attend
+  heads = policy.rules['sample']['kv_heads']
+  return functools.partial(attend, **_by_rows(policy, 'sample'), heads=heads)
+
+
+def _by_rows(policy, rules):
+  """What a kernel must know of the devices that rows lie on."""
+  return dict(
+    mesh=policy.mesh,
+    rows=sharding.spec(('prompts', 'samples'), policy.rules[rules]),
     interpret=not sharding.on_tpu(policy.mesh),
   )
 

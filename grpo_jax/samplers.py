@@ -84,7 +84,12 @@ class _Bound:
     )
     self.step = functools.partial(
       sampling.decode,
-      step=functools.partial(transformer.step, model, dtype=policy.dtype),
+      step=functools.partial(
+        transformer.step,
+        model,
+        attend=programs.decoding_attention(policy),
+        dtype=policy.dtype,
+      ),
       head=transformer.head,
       stop_ids=policy.stop_ids,
       vocab_size=policy.tokenizer.vocab_size,

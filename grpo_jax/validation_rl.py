@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from configs import base
 from grpo_jax import offload, planner
 from grpo_jax.config import critic_wanted, divides, one_of, positive
 
@@ -41,7 +42,6 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
       'training: greedy samples of a group are all equal'
     )
-  _early_limit(cfg)
   _early_limit(cfg)
   _algorithm(cfg)
   _filters(cfg)
@@ -94,7 +94,20 @@ def hints(cfg) -> list[str]:
       'every token has the ratio of its completion, so long completions weigh '
       'more; the paper has sequence_mean'
     )
-  return found
+  return found + _idle_critic(cfg)
+
+
+def _idle_critic(cfg):
+  """What is set of the critic and has no part in this run."""
+  c, usual = cfg.critic, base.get_config().critic
+  if not critic_wanted(cfg):
+    idle, why = tuple(c), 'only algorithm.advantages=gae has a critic'
+  elif c.shared:
+    idle, why = ('learning_rate',), "critic.shared learns at the policy's rate"
+  else:
+    idle, why = ('coef',), 'a critic of its own has its own optimizer'
+  changed = [f'critic.{name}' for name in idle if c[name] != usual[name]]
+  return [f'{", ".join(changed)}: no effect, as {why}'] if changed else []
 
 
 def _early_limit(cfg) -> None:

@@ -16,8 +16,10 @@ from launch.report import Compiled, Report
 from launch.step_programs import Program
 from launch.xla_flags import TPU_FLAGS
 
-# Share of the peak at which attention kernels are taken to run.
+# Share of the peak at which splash attention is taken to run, and of the HBM
+# bandwidth at which the kernel of decoding is.
 KERNEL_SPEED = 0.5
+KERNEL_BANDWIDTH = 0.8
 # What the compiler says of a program that it finds no room for.
 _NEEDED = re.compile(r'temporaries \(([\d.]+)([KMG])\) exceeds available HBM')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
@@ -62,10 +64,12 @@ def compiled(
   seconds = time.monotonic() - start
   memory = found.memory_analysis()
   account = hlo.account(found.as_text(), head_dim=head_dim)
-  cores = chip.flops / chip.devices
-  compute = account.cycles / chip.clock
-  compute += account.kernel_flops / (KERNEL_SPEED * cores)
-  received = sum(account.collectives.values())
+  # Decoding is counted by the token, what its program does besides by the run.
+  whole, once = account.with_a_trip(), 0.0
+  if not program.times:
+    once = max(_seconds(account, chip))
+    [whole] = account.data_loops
+  compute, transfer = _seconds(whole, chip)
   kept = memory.argument_size_in_bytes - memory.alias_size_in_bytes
   return Compiled(
     name=program.name,
@@ -78,13 +82,23 @@ def compiled(
     + memory.temp_size_in_bytes
     + program.beside,
     compute=compute,
-    transfer=received / (chip.ici_bandwidth / chip.devices),
-    flops=flops.count(program.fn, *program.args)
-    + devices * account.kernel_flops,
-    collectives=account.collectives,
-    unknown_loops=account.unknown_loops,
+    transfer=transfer,
+    once=once,
+    flops=flops.count(program.fn, *program.args) + devices * whole.kernel_flops,
+    collectives=whole.collectives,
+    data_loops=len(account.data_loops),
     compile_seconds=seconds,
   )
+
+
+def _seconds(account, chip):
+  """Of fusions and kernels, and of collectives."""
+  compute = account.cycles / chip.clock
+  cores = chip.flops / chip.devices
+  compute += account.kernel_flops / (KERNEL_SPEED * cores)
+  bandwidth = chip.hbm_bandwidth / chip.devices
+  compute += account.kernel_bytes / (KERNEL_BANDWIDTH * bandwidth)
+  return compute, account.received / (chip.ici_bandwidth / chip.devices)
 
 
 def _too_large(program, error, seconds):
@@ -108,8 +122,9 @@ def _too_large(program, error, seconds):
     compute=math.inf,
     transfer=math.inf,
     flops=flops.count(program.fn, *program.args),
+    once=0.0,
     collectives={},
-    unknown_loops=0,
+    data_loops=0,
     compile_seconds=seconds,
   )
 

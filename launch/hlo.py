@@ -10,6 +10,8 @@ import dataclasses
 import math
 import re
 
+from grpo_jax.models import decode_kernel
+
 _BYTES = {
   'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2,
   's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8,
@@ -57,14 +59,34 @@ class Account:
   Attributes:
     cycles: the compiler's, of everything but collectives and kernels.
     collectives: kind -> bytes that this device receives.
-    kernel_flops: of attention kernels, counted by their shapes.
-    unknown_loops: loops whose trips only the data knows; counted once.
+    kernel_flops: of splash attention, counted by its shapes.
+    kernel_bytes: that kernels of decoding read and write, all slots full.
+    data_loops: one trip of each loop whose trips only the data knows, such as
+      decoding's; not in the sums.
   """
 
   cycles: float = 0.0
   collectives: dict[str, float] = dataclasses.field(default_factory=dict)
   kernel_flops: float = 0.0
-  unknown_loops: int = 0
+  kernel_bytes: float = 0.0
+  data_loops: list['Account'] = dataclasses.field(default_factory=list)
+
+  @property
+  def received(self) -> float:
+    """Bytes of all collectives."""
+    return sum(self.collectives.values())
+
+  def with_a_trip(self) -> 'Account':
+    """The sums with each data loop's trip in them, once."""
+    whole = dataclasses.replace(self, collectives=dict(self.collectives))
+    for loop in self.data_loops:
+      trip = loop.with_a_trip()
+      whole.cycles += trip.cycles
+      whole.kernel_flops += trip.kernel_flops
+      whole.kernel_bytes += trip.kernel_bytes
+      for kind, size in trip.collectives.items():
+        whole.collectives[kind] = whole.collectives.get(kind, 0.0) + size
+    return whole
 
 
 def account(text: str, *, head_dim: int) -> Account:
@@ -131,17 +153,18 @@ def _walk(computations, name, times, found, head_dim, *, timed):
     elif timed and cycles:
       found.cycles += times * int(cycles.group(1))
     if ins.opcode == 'custom-call' and _KERNEL.search(ins.line):
-      found.kernel_flops += times * _attention_flops(ins, inside, head_dim)
+      _add_kernel(ins, inside, times, found, head_dim)
     called = ins.called
     if ins.opcode == 'while':
-      trips = _trips(computations, inside, ins)
-      found.unknown_loops += trips is None
-      trips = 1 if trips is None else trips
+      trips, into = _trips(computations, inside, ins), found
+      if trips is None:
+        trips, into = 1, Account()
+        found.data_loops.append(into)
       _walk(
         computations,
         *called['body'],
         times * trips,
-        found,
+        into,
         head_dim,
         timed=timed,
       )
@@ -153,6 +176,14 @@ def _walk(computations, name, times, found, head_dim, *, timed):
       still = timed and not cycles
       for callee in called.get('calls', ()):
         _walk(computations, callee, times, found, head_dim, timed=still)
+
+
+def _add_kernel(ins, inside, times, found, head_dim):
+  if decode_kernel.NAME in ins.name:
+    arrays = [ins.shape, *(inside[o].shape for o in ins.operands)]
+    found.kernel_bytes += times * sum(map(size_of, arrays))
+  else:
+    found.kernel_flops += times * _attention_flops(ins, inside, head_dim)
 
 
 def _attention_flops(ins, inside, head_dim):

@@ -22,13 +22,15 @@ class Compiled:
     name, times: of the `Program`.
     arguments, temporaries, peak: bytes of HBM.
     caches: those of the arguments that are branch caches.
-    seconds: of one run: the longer of `compute` and `transfer`.
+    seconds: of one run, or of one token's decoding: the longer of `compute` and
+      `transfer`.
     compute: seconds of fusions and kernels; infinite, as is `transfer`, where
       the compiler finds no room for the program.
     transfer: seconds of collectives at the full ICI bandwidth.
+    once: seconds of decoding's program besides its tokens.
     flops: of one run on all devices, kernels included.
     collectives: kind -> bytes received.
-    unknown_loops: loops whose trips only the data knows, counted once.
+    data_loops: loops whose trips only the data knows, counted once.
     compile_seconds: here.
   """
 
@@ -40,9 +42,10 @@ class Compiled:
   peak: int
   compute: float
   transfer: float
+  once: float
   flops: float
   collectives: dict[str, float]
-  unknown_loops: int
+  data_loops: int
   compile_seconds: float
 
   @property
@@ -150,11 +153,11 @@ class Report:
       kinds = (f'{k} {v / _GIB:.3g}' for k, v in sorted(p.collectives.items()))
       lines.append(f'  {p.name:16s}' + (', '.join(kinds) or 'nothing'))
     lines += [
-      f'{p.name}: {p.unknown_loops} loops whose trips only the data knows '
+      f'{p.name}: {p.data_loops} loops whose trips only the data knows '
       'count once'
       for p in self.programs
       # Decoding is such a loop, and counts a token.
-      if p.unknown_loops > (not p.times)
+      if p.data_loops > (not p.times)
     ]
     lines += [
       '',
@@ -162,9 +165,10 @@ class Report:
       f'device: {"fits" if self.fits else "DOES NOT FIT"}',
       f'update       {self.utilisation:.1%} model-FLOPs utilisation',
     ]
-    if self.of('decode a token'):
+    if decode := self.of('decode a token'):
       lines += [
-        f'decode       {self.bandwidth:.1%} of HBM bandwidth, all slots full',
+        f'decode       {self.bandwidth:.1%} of HBM bandwidth, all slots full; '
+        f'{decode.once:.3g} s a chunk besides',
         f'step         {self.step_seconds:.3g} s with completions of '
         f'{self.lengths[0]} tokens on average and {self.lengths[1]} at most: '
         f'{self.tokens_per_second:.0f} tokens/s a chip',
@@ -209,7 +213,7 @@ class Report:
       steps = min(capacity, longest) - done
       # Caches of this capacity instead of the last.
       read = 1 - decode.caches / decode.arguments * (1 - capacity / limit)
-      total += steps * decode.seconds * read
+      total += steps * decode.seconds * read + decode.once
       done += steps
       if done == longest:
         break

@@ -73,6 +73,7 @@ def open_policy(cfg, devices) -> Policy:
     dtype=policy.dtype_of(cfg.dtype, mesh),
     cache_dtype=policy.cache_dtype_of(cfg, mesh),
     attention=policy.attention_of(cfg.attention, mesh),
+    decoding=policy.decoding_of(cfg),
     load=None,
     files={},
   )

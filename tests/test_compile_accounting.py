@@ -78,7 +78,7 @@ def test_loops_multiply_what_their_bodies_do():
     'all-gather': 3 * 5 * 4 * 8 * 2,
     'all-reduce': 3 * 2 * 16 * 4,
   }
-  assert found.unknown_loops == 0
+  assert not found.data_loops
 
 
 def test_attention_kernels_count_the_pairs_that_their_mask_shows():
@@ -88,12 +88,20 @@ def test_attention_kernels_count_the_pairs_that_their_mask_shows():
   assert found.kernel_flops == (2 + 4) * 2 * 64 * pairs
 
 
-def test_a_loop_that_the_data_ends_counts_once_and_is_told():
+def test_a_loop_that_the_data_ends_is_told_by_the_trip():
   text = PROGRAM.replace(
     '%three = s32[] constant(3)', '%three = s32[] copy(%q)'
   )
   found = hlo.account(text, head_dim=64)
-  assert found.cycles == 5 * 100 and found.unknown_loops == 1
+  [trip] = found.data_loops
+  assert found.cycles == 0 and trip.cycles == 5 * 100
+  assert trip.collectives == {
+    'all-gather': 5 * 4 * 8 * 2, 'all-reduce': 2 * 16 * 4
+  }  # fmt: skip
+  assert not found.collectives and found.kernel_flops > 0
+  whole = found.with_a_trip()
+  assert whole.cycles == 500 and whole.collectives == trip.collectives
+  assert whole.kernel_flops == found.kernel_flops
 
 
 def test_flops_of_a_program_are_those_of_its_products_loops_and_all():
@@ -163,13 +171,13 @@ def test_an_unknown_chip_is_refused_with_those_there_are():
 def report(**changes):
   program = report_lib.Compiled(
     name='update', times=1, arguments=0, temporaries=0, peak=10, compute=2.0,
-    transfer=1.0, flops=0.0, collectives={}, unknown_loops=0,
+    transfer=1.0, flops=0.0, collectives={}, data_loops=0, once=0.0,
     compile_seconds=0.0, caches=0,
   )  # fmt: skip
   decode = report_lib.Compiled(
     name='decode a token', times=0, arguments=800, temporaries=0, peak=5,
-    compute=1.0, transfer=0.0, flops=0.0, collectives={}, unknown_loops=1,
-    compile_seconds=0.0, caches=400,
+    compute=1.0, transfer=0.0, flops=0.0, collectives={}, data_loops=1,
+    once=0.1, compile_seconds=0.0, caches=400,
   )  # fmt: skip
   chip = chips.Chip(
     name='c', flops=1e9, hbm=20.0, hbm_bandwidth=1000.0, ici_bandwidth=1.0,
@@ -199,9 +207,10 @@ def test_model_flops_are_six_a_parameter_and_token_and_attention_threefold():
 
 
 def test_decoding_pays_for_the_capacity_it_has_reached():
-  # Four tokens with half a cache, two with all of it; an update of 6/8.
+  # Four tokens with half a cache, two with all of it, the rest of either run;
+  # an update of 6/8.
   assert report().step_seconds == pytest.approx(
-    4 * (1 - 0.5 * 0.5) + 2 * 1.0 + 2.0 * 6 / 8
+    4 * (1 - 0.5 * 0.5) + 2 * 1.0 + 2 * 0.1 + 2.0 * 6 / 8
   )
   assert report().bandwidth == pytest.approx(800 / 1000)
 

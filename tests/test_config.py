@@ -189,6 +189,27 @@ def test_buckets_of_fine_tuning_are_refused_with_the_reason():
     validation.of_sft(cfg, ways=(1, 1, 1))
 
 
+def test_what_is_set_of_a_critic_without_effect_is_told():
+  c = base.get_config()
+  c.updates.minibatches = 4
+  assert validation_rl.hints(c) == []
+  c.critic.update(epochs=4, learning_rate=3e-4)
+  [hint] = validation_rl.hints(c)
+  assert hint.startswith('critic.epochs, critic.learning_rate: no effect')
+  c.algorithm.advantages = dict(name='gae', lam=1.0, gamma=1.0)
+  assert validation_rl.hints(c) == []
+  c.critic.coef = 1.0
+  assert validation_rl.hints(c)[0].startswith('critic.coef: no effect')
+  c.critic.update(shared=True, epochs=1)
+  [hint] = validation_rl.hints(c)
+  assert hint.startswith('critic.learning_rate: no effect')
+
+
+def test_one_update_a_rollout_is_explained():
+  [hint] = validation_rl.hints(base.get_config())
+  assert 'the ratio is 1 and policy_loss stays near 0' in hint
+
+
 def test_rows_that_divide_pass():
   config.divides(12, {'a': 3, 'b': 4}, field='rows')
   with pytest.raises(

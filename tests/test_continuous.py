@@ -34,8 +34,11 @@ def at(devices):
 
 
 @functools.cache
-def sampled(seats, *, devices=1, chunk=4, group_size=4, limits=False, cache=''):
-  pol = at(devices)
+def sampled(
+  seats, *, devices=1, chunk=4, group_size=4, limits=False, cache='',
+  attention='scores',
+):  # fmt: skip
+  pol = dataclasses.replace(at(devices), decoding=attention)
   if cache:
     pol = dataclasses.replace(pol, cache_dtype=np.dtype(cache))
   sample = samplers.sampler(
@@ -97,6 +100,12 @@ def test_any_number_of_seats_draws_the_tokens_of_all_together(seats, how):
 
 def test_an_int8_cache_goes_from_seat_to_seat():
   assert_same(sampled(4, cache='int8', chunk=12), sampled(0, cache='int8'))
+
+
+@pytest.mark.parametrize('seats, devices', [(0, 1), (0, 2), (8, 1), (8, 2)])
+def test_the_kernel_of_decoding_draws_the_tokens_of_all_scores(seats, devices):
+  got = sampled(seats, devices=devices, attention='kernel')
+  assert_same(got, sampled(0))
 
 
 def test_every_completion_ends_at_its_own_limit():

@@ -1,8 +1,8 @@
 """RoPE, and attention of branches to their trunk and to themselves."""
 
-import functools
 import math
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,15 @@ from grpo_jax.models import cache
 from grpo_jax.structs import Array
 
 NEGATIVE = -1e30  # finite, so that a row with nothing to see is not NaN
+
+
+@struct.dataclass
+class Softmax:
+  """Attention to some of the keys, to be joined with that to others."""
+
+  out: Array  # [... H] sums of values by exp(score - top), fp32
+  top: Array  # [... 1] largest score
+  total: Array  # [... 1] sum of exp(score - top)
 
 
 def attend(
@@ -42,34 +51,65 @@ def attend(
   repeats = n // heads
   q = q * (1 / math.sqrt(h))
   q = q.reshape(rows, group, heads, repeats * c, h)
-  # An empty trunk (prompts of one token) has no maximum without `initial`.
-  largest = functools.partial(jnp.max, axis=-1, keepdims=True, initial=NEGATIVE)
   scores = cache.scores(q, k)
   seen = jnp.tile(mask, (1, 1, repeats, 1))[:, :, None]
   scores = jnp.where(seen, scores, NEGATIVE)
-  top = jax.lax.stop_gradient(largest(scores))
+  top = _largest(scores)
   if trunk is not None:
-    trunk_k, trunk_v, trunk_mask = trunk
-    # All branches of a group against their one trunk.
-    shared = jnp.einsum(
-      'qkch,qkph->qkcp',
-      _together(q),
-      trunk_k,
-      preferred_element_type=jnp.float32,
-    )
-    shared = jnp.where(trunk_mask[:, None, None], shared, NEGATIVE)
-    shared_top = jax.lax.stop_gradient(largest(shared))
-    top = jnp.maximum(top, _apart(shared_top, group))
+    shared = _trunk_scores(q, trunk)
+    top = jnp.maximum(top, _apart(_largest(shared), group))
   weights = jnp.exp(scores - top)
   total = weights.sum(-1, keepdims=True)
   out = cache.weighted(weights, v, q.dtype)
   if trunk is not None:
-    weights = jnp.exp(shared - _together(top))
-    total = total + _apart(weights.sum(-1, keepdims=True), group)
-    weights = weights.astype(trunk_v.dtype)
-    out = out + _apart(jnp.einsum('qkcp,qkph->qkch', weights, trunk_v), group)
+    found = _trunk_values(shared, _together(top), trunk)
+    total = total + _apart(found.total, group)
+    out = out + _apart(found.out, group)
   out = (out / total).astype(q.dtype)
   return out.reshape(rows, group, n, c, h)
+
+
+def over_trunk(
+  q: Float[Array, 'Q G K C H'], trunk: tuple[Array, Array, Array]
+) -> Softmax:
+  """Attention to the trunk alone, as `attend` takes it; q is over sqrt(H)."""
+  shared = _trunk_scores(q, trunk)
+  found = _trunk_values(shared, _largest(shared), trunk)
+  return jax.tree.map(lambda x: _apart(x, q.shape[1]), found)
+
+
+def join(a: Softmax, b: Softmax) -> Float[Array, '... H']:
+  """One softmax over the keys of both, in fp32."""
+  top = jnp.maximum(a.top, b.top)
+  a_share, b_share = jnp.exp(a.top - top), jnp.exp(b.top - top)
+  total = a.total * a_share + b.total * b_share
+  return (a.out * a_share + b.out * b_share) / total
+
+
+def _trunk_scores(q, trunk):
+  """All branches of a group against their one trunk, [Q K GC P]."""
+  k, _, mask = trunk
+  shared = jnp.einsum(
+    'qkch,qkph->qkcp', _together(q), k, preferred_element_type=jnp.float32
+  )
+  return jnp.where(mask[:, None, None], shared, NEGATIVE)
+
+
+def _trunk_values(shared, top, trunk):
+  """[Q K GC H] and [Q K GC 1] of scores and what they are compared to."""
+  _, v, _ = trunk
+  weights = jnp.exp(shared - top)
+  return Softmax(
+    out=jnp.einsum('qkcp,qkph->qkch', weights.astype(v.dtype), v),
+    top=top,
+    total=weights.sum(-1, keepdims=True),
+  )
+
+
+def _largest(scores):
+  # An empty trunk (prompts of one token) has no maximum without `initial`.
+  found = jnp.max(scores, axis=-1, keepdims=True, initial=NEGATIVE)
+  return jax.lax.stop_gradient(found)
 
 
 def _together(x):

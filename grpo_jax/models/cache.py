@@ -44,9 +44,9 @@ def empty(rows: tuple[int, int, int], slots: int, head_dim: int, dtype) -> KV:
   )
 
 
-def slots(cached: KV) -> int:
+def slots(keys: Keys) -> int:
   """S, the positions there is room for."""
-  return cached.v.values.shape[3]
+  return keys.values.shape[-1]
 
 
 def along_slots(change: Callable[[Array, int], Array], cached: KV) -> KV:

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from grpo_jax.models import attention, causal
+from grpo_jax.models import attention, causal, decoding
 from grpo_jax.models import cache as caches
 from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
@@ -157,6 +157,7 @@ def step(
   cache: list[KV],
   start: Int[Array, 'Q G'] | None = None,
   *,
+  attend: Callable = decoding.scores,
   dtype,
 ) -> tuple[Float[Array, 'Q G D'], list[KV]]:
   """Decodes slot `t` of every branch.
@@ -167,6 +168,7 @@ def step(
     trunk: as from `prefill`.
     cache: a layer each, slots before t filled; see `cache`.
     start: the slot of each branch's first token; None for 0.
+    attend: see `decoding`.
 
   Returns:
     Final hidden states and the cache with slot t filled.
@@ -174,18 +176,12 @@ def step(
   start = jnp.zeros((1, 1), jnp.int32) if start is None else start
   positions = trunk.length[:, None, None] + (t - start)[:, :, None]
   positions = jnp.broadcast_to(positions, (*tokens.shape, 1))
-  slots = jnp.arange(caches.slots(cache[0]))
-  seen = ((slots <= t) & (slots >= start[:, :, None]))[:, :, None]
-
-  def attend(q, k, v, trunk):
-    return attention.attend(q, k, v, seen, trunk)
-
   hidden, cache = forward(
     c,
     params,
     tokens[:, :, None],
     positions,
-    attend,
+    functools.partial(attend, t=t, start=start),
     trunk=trunk,
     cache=(cache, t),
     dtype=dtype,
