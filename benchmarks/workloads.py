@@ -148,7 +148,12 @@ _ALL = (
     prompt=32,
     completion=512,
     mean=128,
-    fields={'updates.microbatches': 8},
+    fields={
+      'sample.seats': 64,
+      'sample.chunk': 16,
+      'updates.length_buckets': 3,
+      'updates.microbatches': 8,
+    },
     peer_parts=4,
     goals=(Goal('busy', '', 0.85), Goal('padding', '', 0.15)),
   ),

@@ -16,9 +16,11 @@ from launch.report import Compiled, Report
 from launch.step_programs import Program
 from launch.xla_flags import TPU_FLAGS
 
-# Share of the peak at which splash attention is taken to run, and of the HBM
-# bandwidth at which the kernel of decoding is.
-KERNEL_SPEED = 0.5
+# Share of the peak at which splash attention is taken to run: by the schedule
+# that the compiler gives its three kernels it is 0.78 (LOG.md).
+KERNEL_SPEED = 0.7
+# And of the HBM bandwidth, for the kernel of decoding, whose schedule takes
+# 0.4 of the time that its bytes do.
 KERNEL_BANDWIDTH = 0.8
 # What the compiler says of a program that it finds no room for.
 _NEEDED = re.compile(r'temporaries \(([\d.]+)([KMG])\) exceeds available HBM')

@@ -98,6 +98,56 @@ def test_an_attention_kernel_whose_output_is_kept_does_not_run_again():
   ]  # fmt: skip
 
 
+DECODING = """
+from launch import compile_check, estimate, hlo
+import functools
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from grpo_jax import sharding
+from grpo_jax.models import cache, decoding
+
+for topology in ('v5e:2x2', 'v5p:2x2x1', 'v6e:2x2'):
+  devices = estimate.devices_of(topology)
+  mesh = sharding.make_mesh({'fsdp': 2, 'tensor': 2}, devices)
+  attend = functools.partial(
+    decoding.kernel, mesh=mesh, rows=PartitionSpec('fsdp', None), heads='tensor'
+  )
+  at = lambda shape, kind, *axes: jax.ShapeDtypeStruct(
+    shape, kind, sharding=NamedSharding(mesh, PartitionSpec(*axes))
+  )
+  for kind in (jnp.bfloat16, jnp.int8):
+    here = lambda *shape, kind=kind: at(shape, kind, 'fsdp', None, 'tensor')
+    scale = here(4, 3, 2, 1024, kind=jnp.float32) if kind == jnp.int8 else None
+    found = jax.jit(attend).lower(
+      here(4, 3, 14, 1, 128, kind=jnp.bfloat16),
+      cache.Keys(here(4, 3, 2, 128, 1024), scale),
+      cache.Values(here(4, 3, 2, 1024, 128), scale),
+      (*(at((4, 2, 128, 128), jnp.bfloat16, 'fsdp', 'tensor'),) * 2,
+       at((4, 128), jnp.bool_, 'fsdp')),
+      t=at((), jnp.int32), start=at((4, 3), jnp.int32, 'fsdp'),
+    ).compile()
+    account = hlo.account(found.as_text(), head_dim=128)
+    print(topology, kind.__name__, int(account.kernel_bytes))
+"""
+
+
+def test_the_kernel_of_decoding_compiles_and_its_bytes_count():
+  done = run('-c', DECODING)
+  lines = [line.split() for line in done.stdout.splitlines()]
+  assert [line[:2] for line in lines] == [
+    [topology, kind]
+    for topology in ('v5e:2x2', 'v5p:2x2x1', 'v6e:2x2')
+    for kind in ('bfloat16', 'int8')
+  ]
+  # Keys and values of 2 x 3 branches and one head on each device, and little
+  # else; in int8 half of it, and scales of four bytes.
+  caches = 2 * 6 * 1024 * 128
+  for _, kind, size in lines:
+    most = caches * 2 if kind == 'bfloat16' else caches + 2 * 6 * 1024 * 4
+    assert most < int(size) < 1.05 * most
+
+
 def test_the_smallest_config_compiles_to_what_is_kept():
   done = run('-m', 'launch.compile_check', '--config=configs/quickstart_tpu.py')
   kept = (COMPILED / 'quickstart_tpu.txt').read_text()
