@@ -307,10 +307,10 @@ def get_config() -> ConfigDict:
     min_p=0.0,
     right='correct',  # the reward that must be 1; '' asks for none
     # Whose verdict takes its place, for answers that no rule can check: a
-    # function of grpo_jax.verify.
+    # function of verified.verify.
     judge=dict(name='none'),
     min_reward=float('-inf'),  # of the weighted sum of the rewards
-    # Functions of grpo_jax.filters, in order.
+    # Functions of verified.filters, in order.
     filters=(
       dict(name='finished'),
       dict(name='readable'),
@@ -323,7 +323,7 @@ def get_config() -> ConfigDict:
     # have this much in common (Jaccard); above 1: only equal ones are dropped.
     near_duplicates=0.9,
     near_size=4,  # n
-    rewrite=dict(name='none'),  # a function of grpo_jax.rewriting
+    rewrite=dict(name='none'),  # a function of verified.rewriting
     per_prompt=0,  # completions kept of a prompt; 0: all
     limit=0,  # completions kept in all; 0: all
     source='',  # their name in the set; '' for the task's

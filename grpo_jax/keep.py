@@ -28,18 +28,14 @@ from grpo_jax import (
   answers,
   cli,
   hosts,
-  judged,
-  mixing,
   policy,
   programs,
-  progress,
   questions,
-  record_set,
   rollout,
-  selection,
   sharding,
   validation,
-)  # fmt: skip
+)
+from grpo_jax.verified import judged, mixing, progress, record_set, selection
 
 # Of the config, what the rows depend on.
 _SETTINGS = (

@@ -15,11 +15,8 @@ from tqdm import tqdm
 from grpo_jax import (
   answers,
   cli,
-  contests,
   evaluate,
   hosts,
-  judges,
-  length_control,
   policy,
   programs,
   questions,
@@ -27,8 +24,9 @@ from grpo_jax import (
   stage_table,
   validation,
 )
+from grpo_jax.alpaca import contests, judges, length_control
+from grpo_jax.alpaca.endpoint import Endpoint
 from grpo_jax.config import one_of, positive
-from grpo_jax.endpoint import Endpoint
 from grpo_jax.rewards import text
 from grpo_jax.tasks import Example, Task
 

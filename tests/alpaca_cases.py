@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from grpo_jax import length_control
+from grpo_jax.alpaca import length_control
 
 REFERENCE = pathlib.Path(__file__).parent / 'reference' / 'alpaca_eval.json'
 # The names of the package's own models.

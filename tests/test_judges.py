@@ -7,8 +7,8 @@ import judge_server
 import numpy as np
 import pytest
 
-from grpo_jax import endpoint, judge_prompt, judges
-from grpo_jax.judges import Pair
+from grpo_jax.alpaca import endpoint, judge_prompt, judges
+from grpo_jax.alpaca.judges import Pair
 
 PAIRS = [Pair('a', 'short', 'much longer'), Pair('b', 'long enough', 'no')]
 

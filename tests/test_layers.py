@@ -18,14 +18,12 @@ LAYERS = {
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
     'losses', 'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts',
     'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
-    'checkpoint_items', 'errors', 'event_files', 'filters', 'hooks', 'progress',
-    'record_set', 'rewriting', 'selection', 'verify', 'preference_losses',
-    'length_control', 'text_measures', 'judges', 'judge_prompt', 'endpoint',
-    'planner', 'slots', 'seating',
+    'checkpoint_items', 'errors', 'event_files', 'hooks', 'preference_losses',
+    'text_measures', 'planner', 'slots', 'seating', 'verified.*', 'alpaca.*',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'validation_rl',
-    'metrics', 'checkpoints', 'tasks.*', 'preferences', 'contests',
+    'metrics', 'checkpoints', 'tasks.*', 'preferences', 'alpaca.contests',
   ],
   3: [
     'sampling', 'rollout', 'runs', 'continuous',
@@ -35,10 +33,10 @@ LAYERS = {
     'answers', 'loop', 'arguments', 'cli', 'train', 'sft', 'generate',
     'evaluate', 'export', 'quickstart', 'run_config', 'report', 'report_charts',
     'report_curves', 'report_data', 'report_signs', 'report_tables',
-    'report_texts', 'report_warnings', 'keep', 'mixing', 'scorer',
+    'report_texts', 'report_warnings', 'keep', 'verified.mixing', 'scorer',
     'batched_rewards', 'judging', 'reward_model', 'pairs', 'win_rate',
     'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
-    'bucketed', 'judged', 'samplers',
+    'bucketed', 'verified.judged', 'samplers',
   ],
 }  # fmt: skip
 

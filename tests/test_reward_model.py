@@ -16,7 +16,6 @@ import tiny
 from configs import base
 from grpo_jax import (
   batched_rewards,
-  judges,
   losses,
   measures,
   pairs,
@@ -29,7 +28,8 @@ from grpo_jax import (
   tasks,
   validation,
   win_rate,
-)  # fmt: skip
+)
+from grpo_jax.alpaca import judges
 from grpo_jax.preferences import Row
 from grpo_jax.rewards import Completion, text
 from grpo_jax.structs import Batch

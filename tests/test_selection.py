@@ -8,17 +8,17 @@ import threading
 import numpy as np
 import pytest
 
-from grpo_jax import (
+from grpo_jax import rewards
+from grpo_jax.rewards import Completion
+from grpo_jax.tasks import Example, Task
+from grpo_jax.verified import (
   filters,
   mixing,
   progress,
-  rewards,
   rewriting,
   selection,
   verify,
-)  # fmt: skip
-from grpo_jax.rewards import Completion
-from grpo_jax.tasks import Example, Task
+)
 
 NAN = math.nan
 EXAMPLE = Example('2 +3=', '5')

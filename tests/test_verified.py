@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import judged, record_set, sft, tasks, tokenizer
+from grpo_jax import sft, tasks, tokenizer
 from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
+from grpo_jax.verified import judged, record_set
 
 # Blocks of 4 prompts, several files, a source beside the policy's.
 CONFIG = """

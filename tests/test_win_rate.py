@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize
 import tiny
 
-from grpo_jax import contests, judges, length_control
+from grpo_jax.alpaca import contests, judges, length_control
 from grpo_jax.win_rate import reply_to
 
 # Judges are named by module and function; tests are on the path.

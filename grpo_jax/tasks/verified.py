@@ -5,9 +5,9 @@
 
 from collections.abc import Sequence
 
-from grpo_jax import record_set
 from grpo_jax.tasks import common
 from grpo_jax.tasks.jsonl import check_share, verifier_of
+from grpo_jax.verified import record_set
 
 
 def verified(

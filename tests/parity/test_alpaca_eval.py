@@ -13,7 +13,7 @@ import alpaca_cases as cases
 import numpy as np
 import pytest
 
-from grpo_jax import contests, endpoint, judge_prompt
+from grpo_jax.alpaca import contests, endpoint, judge_prompt
 
 alpaca_eval = pytest.importorskip('alpaca_eval')
 

@@ -4,15 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from grpo_jax import (
-  config,
-  filters,
-  questions,
-  rewards,
-  rewriting,
-  selection,
-  verify,
-)  # fmt: skip
+from grpo_jax import config, questions, rewards
+from grpo_jax.verified import filters, rewriting, selection, verify
 
 _JUDGE = 'judge'
 _THREADS = 16  # that wait for judges and rewriters

@@ -23,8 +23,8 @@ import urllib.request
 
 import numpy as np
 
-from grpo_jax import judge_prompt
-from grpo_jax.judges import Pair
+from grpo_jax.alpaca import judge_prompt
+from grpo_jax.alpaca.judges import Pair
 
 _LONGEST_WAIT = 60.0
 # Worth another try: too many requests, timeouts, a server's own troubles.

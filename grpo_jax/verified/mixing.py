@@ -7,7 +7,8 @@ first). Here a source is any task with completions, one of verified sets too.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from grpo_jax import config, questions, selection, tasks
+from grpo_jax import config, questions, tasks
+from grpo_jax.verified import selection
 
 
 class Mixed:

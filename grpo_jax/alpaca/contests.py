@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from grpo_jax import judges, length_control
+from grpo_jax.alpaca import judges, length_control
 from grpo_jax.tasks.jsonl import read_rows as read_lines
 
 

@@ -14,7 +14,7 @@ import hashlib
 
 import numpy as np
 
-from grpo_jax.filters import normalised, overlap
+from grpo_jax.verified.filters import normalised, overlap
 
 # Reasons that are no filter's name, in the order in which they apply; filters
 # come after min_reward.

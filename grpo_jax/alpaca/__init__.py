@@ -1,0 +1,1 @@
+"""AlpacaEval's win rate: contests, their judges, length control."""

@@ -1,0 +1,1 @@
+"""Verified sets: which answers are kept to learn from, and where (keep)."""
