@@ -7,6 +7,7 @@ import judge_server
 import numpy as np
 import pytest
 
+from grpo_jax import chat_client
 from grpo_jax.alpaca import endpoint, judge_prompt, judges
 from grpo_jax.alpaca.judges import Pair
 
@@ -193,14 +194,16 @@ def test_passing_troubles_are_waited_out(ask, server):
 
 def test_a_lasting_trouble_ends_with_what_was_said_last(ask, server):
   server.answers = [(503, {}, {'error': 'overloaded'})] * 3
-  with pytest.raises(endpoint.EndpointError, match='3 tries.*503.*overloaded'):
+  with pytest.raises(
+    chat_client.EndpointError, match='3 tries.*503.*overloaded'
+  ):
     ask(orders='random', parallel=1)(PAIRS[:1])
 
 
 def test_a_refusal_is_not_tried_again(ask, server):
   server.answers = [(401, {}, {'error': {'message': 'no\nsuch key'}})]
   with pytest.raises(
-    endpoint.EndpointError, match='refused: 401 .*no such key'
+    chat_client.EndpointError, match='refused: 401 .*no such key'
   ):
     ask(orders='random', parallel=1)(PAIRS[:1])
   assert len(server.asked) == 1
@@ -208,8 +211,8 @@ def test_a_refusal_is_not_tried_again(ask, server):
 
 def test_an_endpoint_that_is_not_there_is_named(tmp_path, ask):
   judge = ask(orders='random', tries=2)
-  judge.url = 'http://127.0.0.1:9/v1/chat/completions'
-  with pytest.raises(endpoint.EndpointError, match='127.0.0.1:9.*2 tries'):
+  judge.client.url = 'http://127.0.0.1:9/v1'
+  with pytest.raises(chat_client.EndpointError, match='127.0.0.1:9.*2 tries'):
     judge(PAIRS[:1])
 
 
@@ -245,7 +248,7 @@ def test_the_cost_is_of_tokens_and_prices(ask):
 
 def test_what_was_answered_before_a_failure_is_kept(ask, server, tmp_path):
   server.answers = [(200, {}, None)] * 3 + [(401, {}, {'error': 'broke'})]
-  with pytest.raises(endpoint.EndpointError, match='broke'):
+  with pytest.raises(chat_client.EndpointError, match='broke'):
     ask(parallel=1)(PAIRS)
   cache = tmp_path / 'cache.jsonl'
   assert len(cache.read_text().splitlines()) == 3

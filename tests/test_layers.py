@@ -18,7 +18,8 @@ LAYERS = {
     'hosts', 'sharding', 'models.params', 'layout', 'advantages', 'importance',
     'losses', 'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts',
     'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
-    'checkpoint_items', 'errors', 'event_files', 'hooks', 'preference_losses',
+    'checkpoint_items', 'errors', 'event_files', 'hooks', 'chat_client',
+    'preference_losses',
     'text_measures', 'planner', 'slots', 'seating', 'verified.*', 'alpaca.*',
   ],
   2: [

@@ -346,7 +346,7 @@ def test_an_endpoint_judges_the_answer_by_the_reference(server):
   # Nothing is asked of an open thought.
   assert judge('<think>Ada', example) == 0.0
   replies[:] = [401]
-  with pytest.raises(ValueError, match='HTTP 401'):
+  with pytest.raises(ValueError, match='refused: 401'):
     judge('Ada', example)
 
 

@@ -10,29 +10,18 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import hashlib
-import http.client
 import json
 import math
 import os
 import pathlib
 import threading
-import time
 from typing import Any
-import urllib.error
-import urllib.request
 
 import numpy as np
 
+from grpo_jax import chat_client
 from grpo_jax.alpaca import judge_prompt
 from grpo_jax.alpaca.judges import Pair
-
-_LONGEST_WAIT = 60.0
-# Worth another try: too many requests, timeouts, a server's own troubles.
-_PASSING = (408, 409, 429, 500, 502, 503, 504, 529)
-
-
-class EndpointError(ValueError):
-  """The endpoint refused, or could not be reached often enough."""
 
 
 @dataclasses.dataclass
@@ -86,19 +75,17 @@ class Endpoint:
     Raises:
       ValueError: no key in the environment.
     """
-    self.url = f'{url.rstrip("/")}/chat/completions'
     self.model, self.orders, self.logprobs = model, orders, logprobs
-    self.parallel, self.timeout, self.tries = parallel, timeout, tries
-    self.first_wait, self.cost = first_wait, Cost()
-    self.headers = {'Content-Type': 'application/json'}
-    if key_from:
-      key = os.environ.get(key_from, '')
-      if not key:
-        raise ValueError(
-          f'the judge at {url} needs a key: set the environment variable '
-          f"{key_from}, or win_rate.endpoint.key_from='' if it needs none"
-        )
-      self.headers['Authorization'] = f'Bearer {key}'
+    self.parallel, self.cost = parallel, Cost()
+    key = os.environ.get(key_from, '')
+    if key_from and not key:
+      raise ValueError(
+        f'the judge at {url} needs a key: set the environment variable '
+        f"{key_from}, or win_rate.endpoint.key_from='' if it needs none"
+      )
+    self.client = chat_client.Client(
+      url, key, timeout=timeout, tries=tries, first_wait=first_wait
+    )
     self.lock, self.cache = threading.Lock(), cache
     self.known = _read_cache(cache)
 
@@ -106,8 +93,8 @@ class Endpoint:
     """[n] preferences for the outputs.
 
     Raises:
-      EndpointError: refused, or no answer after all tries. What was answered
-        before is in the cache.
+      chat_client.EndpointError: refused, or no answer after all tries. What was
+        answered before is in the cache: the same command goes on from there.
     """
     questions = [
       (i, reference_first)
@@ -132,18 +119,28 @@ class Endpoint:
     shown = (pair.reference, pair.output)
     body = self._body(pair.instruction, *shown[:: 1 if reference_first else -1])
     content = json.dumps(body, sort_keys=True)
-    key = hashlib.sha256(f'{self.url} {content}'.encode()).hexdigest()
+    asked = f'{self.client.address} {content}'
+    key = hashlib.sha256(asked.encode()).hexdigest()
     with self.lock:
       row = self.known.get(key)
       self.cost.cached += row is not None
     if row is None:
-      row = {'key': key, **read_answer(self._post(content.encode()))}
+      row = {'key': key, **read_answer(self._answer(body))}
       with self.lock:
         self._keep(row)
     first = row['first']
     if first is None:
       return math.nan
     return 1 - first if reference_first else first
+
+  def _answer(self, body):
+    try:
+      return self.client.post(body)
+    except chat_client.Unanswered as error:
+      raise chat_client.Unanswered(
+        f'{error}; start the same command again later, what was answered is '
+        'kept'
+      ) from None
 
   def _body(self, instruction, first, second):
     body = {
@@ -164,29 +161,6 @@ class Endpoint:
     self.cost.tokens_out += row['tokens_out']
     with self.cache.open('a', encoding='utf-8') as file:
       file.write(json.dumps(row) + '\n')
-
-  def _post(self, content):
-    """The endpoint's answer, as often tried as need be."""
-    wait, trouble = self.first_wait, ''
-    for attempt in range(self.tries):
-      if attempt:
-        time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT)
-      request = urllib.request.Request(self.url, content, self.headers)
-      try:
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-          return json.load(answer)
-      except urllib.error.HTTPError as error:
-        trouble = f'{error.code} {error.reason}: {_message(error)}'
-        if error.code not in _PASSING:
-          raise EndpointError(f'{self.url} refused: {trouble}') from None
-        wait = _asked_wait(error.headers, wait)
-      except (OSError, http.client.HTTPException, ValueError) as error:
-        trouble = f'{type(error).__name__}: {error}'
-    raise EndpointError(
-      f'{self.url} gave no answer in {self.tries} tries, the last: {trouble}; '
-      'start the same command again later, what was answered is kept'
-    )
 
 
 def _orders(pair, orders):
@@ -237,22 +211,3 @@ def _read_cache(path):
       continue
     known[row['key']] = row
   return known
-
-
-def _message(error):
-  """What the endpoint says is wrong, in one line."""
-  told = ''
-  try:
-    told = error.read().decode('utf-8', 'replace')
-    found = json.loads(told)['error']
-    told = found['message'] if isinstance(found, dict) else str(found)
-  except (OSError, ValueError, KeyError, TypeError):
-    pass
-  return ' '.join(told.split())[:300]
-
-
-def _asked_wait(headers, wait):
-  try:
-    return min(max(float(headers.get('Retry-After', '')), 0.0), _LONGEST_WAIT)
-  except ValueError:
-    return wait

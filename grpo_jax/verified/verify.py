@@ -13,10 +13,8 @@ from collections.abc import Callable
 import json
 import os
 import re
-import time
-import urllib.error
-import urllib.request
 
+from grpo_jax import chat_client
 from grpo_jax.hooks import load
 from grpo_jax.rewards import text
 from grpo_jax.rewards.fault_counts import record
@@ -38,8 +36,6 @@ Ignore differences of form. Reply with JSON and nothing else:
 
 _FIELD = re.compile(r'\{(question|reference|answer)\}')
 _JSON = re.compile(r'\{.*\}', re.DOTALL)
-# Of HTTP: worth another try.
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 def none() -> Callable | None:
@@ -81,6 +77,13 @@ def endpoint(
     raise ValueError(f'keep.judge.url={url!r} must begin with http(s)://')
   if tries < 1:
     raise ValueError(f'keep.judge.tries={tries} must be at least 1')
+  client = chat_client.Client(
+    url,
+    os.environ.get(key_variable, ''),
+    timeout=timeout,
+    tries=tries,
+    first_wait=pause,
+  )
 
   def judge(completion, example):
     shown = shown_answer(completion)
@@ -91,22 +94,16 @@ def endpoint(
     )
     # At once: what is put in may hold such names too.
     content = _FIELD.sub(lambda match: given[match.group(1)], PROMPT)
-    for number in range(tries):
-      if number:
-        time.sleep(pause * 2 ** (number - 1))
-      try:
-        reply = _ask(url, model, content, key_variable, timeout)
-      except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        code = getattr(error, 'code', None)
-        if isinstance(error, urllib.error.HTTPError) and code not in _PASSING:
-          raise ValueError(f'judge {url}: HTTP {code}') from None
-        record('judge/failed', f'{type(error).__name__}: {error}')
-        continue
-      found = verdict(reply)
-      if found is not None:
-        return found
-      record('judge/unread', reply[:200])
-    return None
+    body = {
+      'model': model,
+      'temperature': 0.0,
+      'messages': [{'role': 'user', 'content': content}],
+    }
+    try:
+      return client.post(body, read=_read)
+    except chat_client.Unanswered as error:
+      record('judge/failed', str(error))
+      return None
 
   return judge
 
@@ -129,20 +126,9 @@ def verdict(reply: str) -> float | None:
   return {'correct': 1.0, 'incorrect': 0.0}.get(str(told).strip().lower())
 
 
-def _ask(url, model, content, key_variable, timeout) -> str:
-  headers = {'Content-Type': 'application/json'}
-  if key := os.environ.get(key_variable):
-    headers['Authorization'] = f'Bearer {key}'
-  body = {
-    'model': model,
-    'temperature': 0.0,
-    'messages': [{'role': 'user', 'content': content}],
-  }
-  request = urllib.request.Request(
-    f'{url.rstrip("/")}/chat/completions',
-    data=json.dumps(body).encode(),
-    headers=headers,
-  )
-  with urllib.request.urlopen(request, timeout=timeout) as response:
-    answer = json.load(response)
-  return answer['choices'][0]['message']['content']
+def _read(answer) -> float | None:
+  reply = answer['choices'][0]['message']['content']
+  found = verdict(reply)
+  if found is None:
+    record('judge/unread', reply[:200])
+  return found

@@ -1,0 +1,117 @@
+"""Requests to a server that speaks OpenAI's chat completions, tried again."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import http.client
+import json
+import time
+from typing import Any
+import urllib.error
+import urllib.request
+
+_LONGEST_WAIT = 60.0
+# Worth another try: too many requests, timeouts, a server's own troubles.
+_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+
+
+class EndpointError(ValueError):
+  """The endpoint refused, or gave no answer."""
+
+
+class Unanswered(EndpointError):
+  """No answer that could be read after all tries."""
+
+
+@dataclasses.dataclass
+class Client:
+  """An endpoint.
+
+  Attributes:
+    url: base URL, as 'https://api.openai.com/v1'.
+    key: '' sends none.
+    timeout: seconds of a request.
+    tries: requests for an answer, with waits of `first_wait`, twice that, ...
+      seconds between them, or as long as the endpoint asks for.
+    first_wait: seconds.
+  """
+
+  url: str
+  key: str
+  timeout: float
+  tries: int
+  first_wait: float = 1.0
+
+  @property
+  def address(self) -> str:
+    """Where requests go."""
+    return f'{self.url.rstrip("/")}/chat/completions'
+
+  def post(
+    self,
+    body: Mapping[str, Any],
+    *,
+    read: Callable[[Mapping[str, Any]], Any] = lambda answer: answer,
+  ) -> Any:
+    """What `read` makes of the endpoint's answer.
+
+    Args:
+      body: of the request.
+      read: None for an answer that it cannot read, as good as none.
+
+    Raises:
+      EndpointError: refused, or no answer after all tries.
+    """
+    wait, trouble = self.first_wait, ''
+    for attempt in range(self.tries):
+      if attempt:
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+      try:
+        found = read(self._once(body))
+        if found is not None:
+          return found
+        trouble = 'an answer that could not be read'
+      except urllib.error.HTTPError as error:
+        trouble = f'{error.code} {error.reason}: {_message(error)}'
+        if error.code not in _PASSING:
+          raise EndpointError(f'{self.address} refused: {trouble}') from None
+        wait = _asked_wait(error.headers, wait)
+      except (
+        OSError, http.client.HTTPException, ValueError, LookupError, TypeError
+      ) as error:  # fmt: skip
+        trouble = f'{type(error).__name__}: {error}'
+    raise Unanswered(
+      f'{self.address} gave no answer in {self.tries} tries, the last: '
+      f'{trouble}'
+    )
+
+  def _once(self, body):
+    headers = {'Content-Type': 'application/json'}
+    if self.key:
+      headers['Authorization'] = f'Bearer {self.key}'
+    request = urllib.request.Request(
+      self.address,
+      json.dumps(body, sort_keys=True).encode(),
+      headers,
+    )
+    with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+      return json.load(answer)
+
+
+def _message(error):
+  """What the endpoint says is wrong, in one line."""
+  told = ''
+  try:
+    told = error.read().decode('utf-8', 'replace')
+    found = json.loads(told)['error']
+    told = found['message'] if isinstance(found, dict) else str(found)
+  except (OSError, ValueError, KeyError, TypeError):
+    pass
+  return ' '.join(told.split())[:300]
+
+
+def _asked_wait(headers, wait):
+  try:
+    return min(max(float(headers.get('Retry-After', '')), 0.0), _LONGEST_WAIT)
+  except ValueError:
+    return wait
