@@ -7,9 +7,12 @@ prints the commands; `launch.tpu_pod run --watch -- ...` takes each to a slice
 data it expects, and what is not disclosed: `real_stages.py`, `distill.py`.
 """
 
+from configs import recipe_parts
 from launch.stages import Stage
 
 STAGES = 'configs/r1/real_stages.py'
+# The win rate wants a judge: evaluate --task=win_rate, by hand.
+EVALUATIONS = {'eval': '', 'follow': 'instructions'}
 BASE = 'models/Qwen2.5-32B'
 # By `distill.py`; Table 6.
 STUDENTS = (
@@ -50,13 +53,7 @@ def _stage(name, config, job='train', **overrides):
 
 
 def _verified(name, config, *, init):
-  return Stage(
-    name,
-    f'{STAGES}:{config}',
-    job='generate',
-    overrides={'init_from': f'{{{init}}}'},
-    flags={'keep': 'verified', 'out': f'{{{name}}}/set'},
-  )
+  return recipe_parts.verified(name, f'{STAGES}:{config}', init=init)
 
 
 def _sft(name, config, *, on):
@@ -74,11 +71,4 @@ def _student(name):
 
 
 def _and_measured(stage):
-  """A stage and the evaluation of its model, which lies beside it."""
-  yield stage
-  yield Stage(
-    f'{stage.name}_eval',
-    f'{STAGES}:evaluation',
-    job='evaluate',
-    workdir=f'{{{stage.name}}}',
-  )
+  return recipe_parts.measured(stage, f'{STAGES}:evaluation', tasks=EVALUATIONS)

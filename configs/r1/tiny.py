@@ -10,9 +10,11 @@ stage: it shows that all of it runs, and its models know nothing.
 
 import dataclasses
 
+from configs import recipe_parts
 from launch.stages import Stage
 
 STAGES = 'configs/r1/tiny_stages.py'
+EVALUATIONS = {'eval': '', 'follow': 'instructions', 'wins': 'win_rate'}
 TABLE = {
   'Base': 'base', 'Zero': 'zero', 'Dev1': 'dev1', 'Dev2': 'dev2',
   'Dev3': 'dev3', 'R1': 'r1', 'Student base': 'student_base',
@@ -109,14 +111,7 @@ def _stage(name, config, *, job='train', init='', **overrides):
 
 
 def _verified(name, config, *, init):
-  """Answers of a policy that are right and fit to learn from."""
-  return Stage(
-    name,
-    f'{STAGES}:{config}',
-    job='generate',
-    overrides={'init_from': f'{{{init}}}'},
-    flags={'keep': 'verified', 'out': f'{{{name}}}/set'},
-  )
+  return recipe_parts.verified(name, f'{STAGES}:{config}', init=init)
 
 
 def _sft(name, config, *, init, on):
@@ -130,14 +125,4 @@ def _model(name, config, *, on):
 
 
 def _and_measured(stage):
-  """A stage and the three evaluations of its model, which lie beside it."""
-  yield stage
-  tasks = {'eval': '', 'follow': 'instructions', 'wins': 'win_rate'}
-  for suffix, task in tasks.items():
-    yield Stage(
-      f'{stage.name}_{suffix}',
-      f'{STAGES}:evaluation',
-      job='evaluate',
-      flags={'task': task} if task else {},
-      workdir=f'{{{stage.name}}}',
-    )
+  return recipe_parts.measured(stage, f'{STAGES}:evaluation', tasks=EVALUATIONS)
