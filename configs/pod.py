@@ -1,16 +1,27 @@
 """What the TPU slices of the real-size configs share: where things lie."""
 
 
-def split_samples(c, *, fsdp: int, data: int, tensor: int = 1) -> None:
+def split_samples(
+  c, *, fsdp: int, data: int, tensor: int = 1, sampling: int = 1
+) -> None:
   """Prompts over `fsdp`, the samples of each over `data`, heads over `tensor`.
 
   An update of 32 groups, as R1's, then keeps more than 32 chips busy. A
   parameter is stored in fsdp x tensor parts.
+
+  With `sampling`, so many chips share the sampler's weights and heads, as each
+  of its tokens has to read all of them; in training they hold other prompts.
   """
-  c.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
+  if tensor > 1 and sampling > 1:
+    raise ValueError('heads are split over tensor already; set sampling to 1')
+  c.mesh.update(data=data, fsdp=fsdp // sampling, tensor=tensor * sampling)
   for rules in (c.rules.train, c.rules.sample):
     rules.prompts = ('fsdp',)
     rules.samples = 'data'
+  over = ('fsdp',) if sampling == 1 else ('fsdp', 'tensor')
+  c.rules.train.update(prompts=over, embed=over)
+  for axis in ('mlp', 'heads', 'kv_heads', 'vocab'):
+    c.rules.train[axis] = 'tensor' if sampling == 1 else None
 
 
 def grpo(c, *, model: str, size: str, topology: str) -> None:

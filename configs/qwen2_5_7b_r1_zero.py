@@ -13,7 +13,7 @@ from configs import pod, r1
 def get_config():
   c = r1.get_config()
   pod.grpo(c, model='Qwen2.5-7B', size='qwen2_5_7b', topology='v5p:4x4x4')
-  pod.split_samples(c, fsdp=16, data=4)
+  pod.split_samples(c, fsdp=16, data=4, sampling=2)
   pod.lengths(c, prompt=1024, completion=8192)
   c.updates.logits_chunk = 256
   c.checkpoint.update(every=25, keep_last=2)
