@@ -160,6 +160,13 @@ def _kernel(t, start, q, keys, values, *rest, block):
 
 
 def _block(slots):
-  """Slots at a time: that divide them in whole lanes, or all of them."""
+  """Slots at a time: that divide them in whole lanes, or all of a few."""
   sizes = range(_SLOTS, 0, -_LANES)
-  return next((n for n in sizes if slots % n == 0), slots)
+  found = next((n for n in sizes if slots % n == 0), slots)
+  if found > 2 * _SLOTS:
+    raise ValueError(
+      f'sample.attention=kernel reads a cache of {slots} slots in blocks of '
+      f'{_LANES}, which do not divide it; set sample.max_completion_length and '
+      f'sample.chunk to multiples of {_LANES}'
+    )
+  return found
