@@ -5,8 +5,7 @@ of a group of four (tensor) holds heads and mlp in quarters; the four samples of
 a prompt that it updates on are taken one at a time. Branches are decoded from
 an int8 cache, so `logprob_gap/mean` is to be watched.
 
-Its update and its decode have been compiled for v5p:8x8x8 (LOG.md), the whole
-step with this cache has not; not run on hardware yet.
+Compiled for v5p:8x8x8 (configs/compiled); not run on hardware yet.
 """
 
 from configs import pod, qwen2_5_7b_r1_zero
