@@ -7,6 +7,7 @@ the head's value of the token that ends the response: the branch's last input.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -72,7 +73,7 @@ def lay_out(
   """A Batch [Q G C] whose mask is true where the score is read.
 
   The last token is an input, which takes one slot more than a branch to be
-  learned has. Widths are a multiple times a power of two: the texts of a run
+  learned has. Widths are a multiple times 2^k or 3 x 2^k: the texts of a run
   come in all lengths, and each width is a program.
 
   Args:
@@ -259,14 +260,12 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   cfg = cfg.copy_and_resolve_references()
   cfg.init_from = str(path)
   pol = policy.open_policy(cfg)
-  declared = declare(pol)
-  where = sharding.param_shardings(declared, pol.mesh, pol.rules['train'])
-  target = sharding.placed(params_lib.abstract(declared), where)
+  target = abstract(pol)
   _, params = checkpoints.restore_params(path, target, step=facts['step'])
   u = cfg.updates
   return Scorer(
     pol,
-    _cast(params, pol.dtype, where['body']['layers']),
+    _cast(params, pol.dtype, target),
     Reader(pol.tokenizer, facts['prompt'], part or facts['part']),
     facts,
     parts=(u.minibatches * u.microbatches, u.group_microbatches),
@@ -274,22 +273,33 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   )
 
 
-def _cast(params, dtype, shardings):
+def abstract(pol: Policy) -> PyTree:
+  """A reward model's parameters in fp32, by the training rules."""
+  declared = declare(pol)
+  where = sharding.param_shardings(declared, pol.mesh, pol.rules['train'])
+  return sharding.placed(params_lib.abstract(declared), where)
+
+
+def cast(params: PyTree, *, dtype) -> PyTree:
   """Layers in the dtype of their products; they have no gradient here."""
+  body = params['body']
+  layers = jax.tree.map(lambda x: x.astype(dtype), body['layers'])
+  return params | {'body': body | {'layers': layers}}
 
-  def fn(layers):
-    return jax.tree.map(lambda x: x.astype(dtype), layers)
 
-  layers = jax.jit(fn, out_shardings=shardings)(params['body']['layers'])
-  return params | {'body': params['body'] | {'layers': layers}}
+def _cast(params, dtype, target):
+  places = jax.tree.map(lambda x: x.sharding, target)
+  fn = functools.partial(cast, dtype=dtype)
+  return jax.jit(fn, out_shardings=places, donate_argnums=0)(params)
 
 
 def _width(tokens: int, multiple: int) -> int:
-  """The smallest multiple times a power of two that fits them; 0 for none."""
+  """The smallest multiple times 2^k or 3 x 2^k that fits them; 0 for none."""
   width = multiple if tokens else 0
   while width < tokens:
     width *= 2
-  return width
+  less = width // 4 * 3
+  return less if width % (4 * multiple) == 0 and less >= tokens else width
 
 
 def _there(x):

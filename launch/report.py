@@ -11,7 +11,9 @@ from launch import chips
 
 _GIB = 2**30
 # Programs whose time follows the longest completion of a step.
-_BY_LENGTH = ('teacher logprobs', 'logprobs', 'update', 'critic update')
+_BY_LENGTH = (
+  'reward model', 'teacher logprobs', 'logprobs', 'update', 'critic update'
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ only the compiler knows, and shapes of the largest step that a config allows.
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 import math
 import types
 
@@ -20,6 +21,7 @@ from grpo_jax import (
   programs,
   reference,
   samplers,
+  scorer,
   sharding,
   training,
   validation_rl,
@@ -89,8 +91,9 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
   cfg = _one_bucket(cfg)
   learner = critic.learner(pol, cfg)
   state, teacher = learner.policy.abstract, _teacher(cfg, pol)
-  kept = bytes_of(state) + _resident(cfg, teacher)
+  kept = bytes_of(state) + _resident(cfg, pol, teacher)
   yield from _sampling(cfg, pol, state.params, kept)
+  yield from _scoring(cfg, pol, kept)
   yield from _learning(cfg, pol, learner, teacher)
 
 
@@ -111,7 +114,7 @@ def state_bytes(cfg, pol: Policy) -> int:
     return bytes_of(trainer.abstract)
   validation_rl.of_training(cfg, ways=pol.ways())
   state = critic.learner(pol, cfg).policy.abstract
-  return bytes_of(state) + _resident(cfg, _teacher(cfg, pol))
+  return bytes_of(state) + _resident(cfg, pol, _teacher(cfg, pol))
 
 
 def numbers(cfg) -> dict[str, int]:
@@ -155,7 +158,7 @@ def _sampling(cfg, pol, params, beside):
   Args:
     cfg, pol: of the job.
     params: of the state.
-    beside: bytes of the whole state, and of a teacher.
+    beside: bytes of the whole state, of reward models, and of a teacher.
   """
   q, g = cfg.prompts_per_step, cfg.group_size - cfg.algorithm.teacher_traces
   params = placed(params, pol.shardings('train'))
@@ -198,7 +201,7 @@ def _learning(cfg, pol, learner, teacher):
   whole = _batch(cfg, pol, minibatches=1)
   again = a.old_logprobs == 'trainer' or a.entropy_share < 1
   passes = (a.kl_coef > 0 and teacher is None) + again
-  held = _resident(cfg, teacher)
+  held = _resident(cfg, pol, teacher)
   if teacher is not None:
     rescore = reference.rescore(teacher[0], cfg)
     args = (teacher[1], whole)
@@ -247,11 +250,36 @@ def _teacher(cfg, pol):
   return found, placed(shapes, found.shardings('train'))
 
 
-def _resident(cfg, teacher):
-  """Bytes of a teacher on each device while it does not score."""
-  if teacher is None or 'reference' in cfg.updates.offload:
-    return 0
-  return bytes_of(teacher[1])
+def _resident(cfg, pol, teacher):
+  """Bytes on each device of reward models and of a teacher that is there."""
+  found = _reward_models(cfg) * bytes_of(_scorer(pol))
+  if teacher is not None and 'reference' not in cfg.updates.offload:
+    found += bytes_of(teacher[1])
+  return found
+
+
+def _scoring(cfg, pol, beside):
+  """Reward models of the policy's size, all of one program."""
+  count = _reward_models(cfg)
+  if not count:
+    return
+  u, params, batch = cfg.updates, _scorer(pol), _batch(cfg, pol, minibatches=1)
+  parts = (u.minibatches * u.microbatches, u.group_microbatches)
+  score = scorer.program(pol, parts=parts)
+  beside -= bytes_of(params)
+  yield Program('reward model', score, (params, batch), count, beside)
+
+
+def _reward_models(cfg):
+  return sum(r.name == 'reward_model' for r in cfg.rewards.values())
+
+
+def _scorer(pol):
+  """A reward model's parameters as it holds them."""
+  target = scorer.abstract(pol)
+  cast = functools.partial(scorer.cast, dtype=pol.dtype)
+  places = jax.tree.map(lambda x: x.sharding, target)
+  return placed(jax.eval_shape(cast, target), places)
 
 
 def _sft_update(cfg, pol):

@@ -253,6 +253,7 @@ BUCKETS = {'updates.length_buckets': 2, 'updates.length_multiple': 2}
     # Of the largest step, which has no buckets.
     (BUCKETS, 'update'),
     (BUCKETS, 'critic update'),
+    ({'rewards.coin.name': 'reward_model'}, 'update'),
   ],
 )
 def test_every_program_of_a_job_can_be_lowered(changes, last):
@@ -264,5 +265,7 @@ def test_every_program_of_a_job_can_be_lowered(changes, last):
   pol = step_programs.open_policy(cfg, jax.devices()[:1])
   found = list(step_programs.of_config(cfg, pol))
   assert found[-1].name == last
+  scored = [program for program in found if program.name == 'reward model']
+  assert len(scored) == ('rewards.coin.name' in changes)
   for program in found:
     program.fn.lower(*program.args)

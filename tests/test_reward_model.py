@@ -286,11 +286,16 @@ def test_the_score_is_read_at_the_end_of_the_response():
     [[5, 6, 7], [8]], [[[1, 2], [3]], [None, [1, 2, 3, 4]]],
     trunk_multiple=2, multiple=2,
   )  # fmt: skip
-  # Widths: 2 trunk tokens; 4 + 1 slots, rounded up to 2 * 2^k.
-  assert batch.trunk.shape == (2, 2) and batch.mask.shape == (2, 2, 8)
+  # Widths: 2 trunk tokens; 4 + 1 slots, rounded up to 2 * 2^k or 2 * 3 * 2^k.
+  assert batch.trunk.shape == (2, 2) and batch.mask.shape == (2, 2, 6)
   assert batch.mask.sum(-1).tolist() == [[1, 1], [0, 1]]
   assert batch.inputs[batch.mask].tolist() == [2, 3, 4]
   assert batch.inputs[0, 0, :3].tolist() == [7, 1, 2]
+
+
+def test_widths_are_few_and_a_third_too_wide_at_most():
+  widths = [scorer._width(n, 512) for n in (0, 1, 513, 1025, 1600, 32769)]
+  assert widths == [0, 512, 1024, 1536, 2048, 49152]
 
 
 def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
