@@ -202,6 +202,8 @@ def evaluation():
   """
   c = zero()
   c.task.update(path=f'{DATA}/test.jsonl')
+  # Well formed with a summary or without, as stages differ in it.
+  c.rewards.format = dict(name='format', weight=1.0, summary=True)
   c.eval.update(
     prompts=500, samples=64, ks=(1, 64), votes=(16, 64), temperature=0.6,
     top_p=0.95,

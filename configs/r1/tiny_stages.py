@@ -277,6 +277,8 @@ def evaluation():
   """
   c = _world()
   c.task = _sums(size=200, split='test')
+  # Well formed with a summary or without, as stages differ in it.
+  c.rewards.format = dict(name='format', weight=0.1, summary=True)
   c.eval.update(
     prompts=100, samples=64, batch_prompts=25, ks=(1, 64), votes=(16, 64),
     temperature=0.6, top_p=0.95,
