@@ -6,8 +6,9 @@ too (B.4.1, F.1); slices are of TPU v5p. Data are files of yours, in the folder
 (a verified set of non-reasoning replies), pairs.jsonl and points.jsonl of the
 reward models. Each docstring says what of its stage is not disclosed.
 
-Compiled are the kinds of `qwen2_5_32b_r1_zero` and `distill`; none has run on
-hardware.
+Compiled are sft_cold (configs/compiled/r1), whose programs sft_verified has
+too, and `qwen2_5_32b_r1_zero`, whose programs zero and reasoning have; none has
+run on hardware.
 """
 
 from configs import qwen2_5_32b_r1_zero
