@@ -12,8 +12,9 @@ Exit status 1 where the step does not fit the chips.
 What the numbers are: bytes are the compiler's. Seconds are the cycles that the
 TPU compiler expects of each fusion, times the trips of its loops, at the chip's
 clock; attention kernels are added by arithmetic, at `estimate.KERNEL_SPEED` of
-the peak; a program takes as long as that or as its collectives, if those are
-longer, as they run beside it. None of it was measured on hardware.
+the peak, and that of decoding at `estimate.KERNEL_BANDWIDTH` of HBM's; a
+program takes as long as that or as its collectives, if those are longer, as
+they run beside it. None of it was measured on hardware.
 """
 
 import os
