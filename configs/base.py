@@ -106,7 +106,7 @@ def get_config() -> ConfigDict:
     seats=0,
     # Of a new token to its branch's cache, a function of models.decoding:
     # scores, or kernel: Pallas for TPU, interpreted (slowly) elsewhere.
-    attention='scores',
+    decoding='scores',
     # Of branches being decoded: auto (as dtype) or int8, which reads half as
     # much and draws from slightly other distributions (logprob_gap).
     cache_dtype='auto',

@@ -34,7 +34,7 @@ def grpo(c, *, model: str, size: str, topology: str) -> None:
 def lengths(c, *, prompt: int, completion: int) -> None:
   """Limits in tokens, with widths that TPU kernels like, and those kernels."""
   c.sample.update(
-    attention='kernel',
+    decoding='kernel',
     max_prompt_length=prompt + 1,  # its last token is not of the trunk
     max_completion_length=completion,
     trunk_multiple=128,

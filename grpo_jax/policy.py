@@ -230,9 +230,9 @@ def attention_of(name: str, mesh: Mesh) -> str:
 
 
 def decoding_of(cfg) -> str:
-  """Of `cfg.sample.attention`."""
-  name = cfg.sample.attention
-  config.one_of('sample.attention', name, ('scores', 'kernel'))
+  """Of `cfg.sample.decoding`."""
+  name = cfg.sample.decoding
+  config.one_of('sample.decoding', name, ('scores', 'kernel'))
   return name
 
 

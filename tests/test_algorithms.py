@@ -44,7 +44,7 @@ RUNS = {
   'teacher': [
     '--config.algorithm.teacher_traces=1',
     '--config.sample.cache_dtype=int8',
-    '--config.sample.attention=kernel',
+    '--config.sample.decoding=kernel',
   ],
 }
 

@@ -165,7 +165,7 @@ def _block(slots):
   found = next((n for n in sizes if slots % n == 0), slots)
   if found > 2 * _SLOTS:
     raise ValueError(
-      f'sample.attention=kernel reads a cache of {slots} slots in blocks of '
+      f'sample.decoding=kernel reads a cache of {slots} slots in blocks of '
       f'{_LANES}, which do not divide it; set sample.max_completion_length and '
       f'sample.chunk to multiples of {_LANES}'
     )

@@ -1,6 +1,6 @@
 """Attention of one new token a branch, to its trunk and to its cache.
 
-Two ways with one meaning, chosen by `sample.attention`: `scores` leaves it to
+Two ways with one meaning, chosen by `sample.decoding`: `scores` leaves it to
 the compiler, on any device; `kernel` is `decode_kernel`, on TPU.
 
 Each takes (q [Q G N 1 H], keys, values of a `cache`, trunk) and t and start:
