@@ -164,12 +164,11 @@ def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
   params = ours.state.params
   published, found = publish(), {}
   batch = ours.batch(published)
-  tokens = int(jax.device_get(batch.mask.sum()))
   if 'rollout' in parts:
     clock('rollout', lambda: ours.sample(published, ours.prompts, ours.key()))
     decoded = samplers.decoded(ours.policy, ours.cfg)
     slots = decoded(ours.lengths, max_length=ours.workload.completion)
-    found['busy'] = tokens / slots
+    found['busy'] = int(jax.device_get(batch.mask.sum())) / slots
     if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))

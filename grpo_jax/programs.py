@@ -50,11 +50,15 @@ def publish(policy: Policy) -> Callable[[PyTree], PyTree]:
   """
 
   def cast(params):
-    params = transformer.unstack(params)
-    layers = jax.tree.map(lambda x: x.astype(policy.dtype), params['layers'])
-    return params | {'layers': layers}
+    return frozen(transformer.unstack(params), policy.dtype)
 
   return jax.jit(cast, out_shardings=published_shardings(policy))
+
+
+def frozen(params: PyTree, dtype) -> PyTree:
+  """Parameters that nobody learns: layers in the dtype they are used in."""
+  layers = jax.tree.map(lambda x: x.astype(dtype), params['layers'])
+  return params | {'layers': layers}
 
 
 def published_shardings(policy: Policy) -> PyTree:

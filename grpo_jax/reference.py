@@ -12,7 +12,7 @@ import zlib
 
 import jax
 
-from grpo_jax import checkpoint_items, offload, training
+from grpo_jax import checkpoint_items, offload, programs, training
 from grpo_jax import policy as policy_lib
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, PyTree
@@ -96,7 +96,8 @@ def of_config(policy: Policy, cfg) -> Reference | None:
   sums = jax.device_get(checkpoint_items.checksums(params))
   text = json.dumps({k: int(v) for k, v in sums.items()}, sort_keys=True)
   program = jax.jit(
-    lambda params: stored(params, found), out_shardings=found.shardings('train')
+    lambda params: programs.frozen(params, found.dtype),
+    out_shardings=found.shardings('train'),
   )
   resting = 'reference' in cfg.updates.offload
   return Reference(
@@ -106,12 +107,6 @@ def of_config(policy: Policy, cfg) -> Reference | None:
     fingerprint=zlib.crc32(text.encode()),
     source=cfg.algorithm.reference_from,
   )
-
-
-def stored(params: PyTree, policy: Policy) -> PyTree:
-  """Frozen parameters: layers in the dtype that they are used in anyway."""
-  layers = jax.tree.map(lambda x: x.astype(policy.dtype), params['layers'])
-  return params | {'layers': layers}
 
 
 def rescore(policy: Policy, cfg) -> jax.stages.Wrapped:

@@ -281,16 +281,14 @@ def abstract(pol: Policy) -> PyTree:
 
 
 def cast(params: PyTree, *, dtype) -> PyTree:
-  """Layers in the dtype of their products; they have no gradient here."""
-  body = params['body']
-  layers = jax.tree.map(lambda x: x.astype(dtype), body['layers'])
-  return params | {'body': body | {'layers': layers}}
+  """As a scorer holds them: the body has no gradient here."""
+  return params | {'body': programs.frozen(params['body'], dtype)}
 
 
 def _cast(params, dtype, target):
   places = jax.tree.map(lambda x: x.sharding, target)
   fn = functools.partial(cast, dtype=dtype)
-  return jax.jit(fn, out_shardings=places, donate_argnums=0)(params)
+  return jax.jit(fn, out_shardings=places)(params)
 
 
 def _width(tokens: int, multiple: int) -> int:

@@ -30,7 +30,7 @@ class Compiled:
       the compiler finds no room for the program.
     transfer: seconds of collectives at the full ICI bandwidth.
     once: seconds of decoding's program besides its tokens.
-    flops: of one run on all devices, kernels included.
+    flops: of one run on all devices, splash kernels included.
     collectives: kind -> bytes received.
     data_loops: loops whose trips only the data knows, counted once.
     compile_seconds: here.

@@ -91,10 +91,11 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
   cfg = _one_bucket(cfg)
   learner = critic.learner(pol, cfg)
   state, teacher = learner.policy.abstract, _teacher(cfg, pol)
-  kept = bytes_of(state) + _resident(cfg, pol, teacher)
+  held = _resident(cfg, pol, teacher)
+  kept = bytes_of(state) + held
   yield from _sampling(cfg, pol, state.params, kept)
   yield from _scoring(cfg, pol, kept)
-  yield from _learning(cfg, pol, learner, teacher)
+  yield from _learning(cfg, pol, learner, teacher, held)
 
 
 def _one_bucket(cfg):
@@ -194,14 +195,13 @@ def _sampling(cfg, pol, params, beside):
   yield Program('decode a token', decode, args, 0, beside, caches)
 
 
-def _learning(cfg, pol, learner, teacher):
+def _learning(cfg, pol, learner, teacher, held):
   """Reference, and the updates of policy and critic."""
   a, u, c = cfg.algorithm, cfg.updates, cfg.critic
   state = learner.policy.abstract
   whole = _batch(cfg, pol, minibatches=1)
   again = a.old_logprobs == 'trainer' or a.entropy_share < 1
   passes = (a.kl_coef > 0 and teacher is None) + again
-  held = _resident(cfg, pol, teacher)
   if teacher is not None:
     rescore = reference.rescore(teacher[0], cfg)
     args = (teacher[1], whole)
@@ -244,7 +244,7 @@ def _teacher(cfg, pol):
   declared = transformer.declare(model)
   found = dataclasses.replace(pol, model=model, declared=declared)
   shapes = jax.eval_shape(
-    lambda params: reference.stored(params, found),
+    lambda params: programs.frozen(params, found.dtype),
     params_lib.abstract(declared),
   )
   return found, placed(shapes, found.shardings('train'))

@@ -12,6 +12,7 @@ from configs import base, on_policy_distill
 from grpo_jax import (
   checkpoint_items,
   policy,
+  programs,
   reference,
   report_warnings,
   training,
@@ -78,7 +79,7 @@ def test_the_mean_gradient_is_that_of_each_tokens_reverse_kl():
   larger.seed = 1
   teacher = policy.open_policy(larger)
   batch = jax.tree.map(jnp.asarray, every_completion())
-  weights = reference.stored(teacher.params(), teacher)
+  weights = programs.frozen(teacher.params(), teacher.dtype)
   score = training.score_of(student, cfg)
   objective = training.policy_objective(cfg)
   params = student.params()

@@ -28,7 +28,7 @@ BLOCK = 512  # queries or keys at a time of `chunked`
 # Of `splash`, by the compiler's schedule a fifth faster than 512 (LOG.md).
 _SPLASH_BLOCK = 1024
 _TRUNK = -1  # of segments: seen by all
-_LANES = 128  # of a TPU; blocks are multiples of it
+LANES = 128  # of a TPU; blocks are multiples of it
 
 
 def full(
@@ -165,8 +165,8 @@ def splash(
   n, size, width = q.shape[2:]
   # Keys are filled up on the left, where nothing sees them, and queries on the
   # right, whose results are dropped; then the mask stays a shifted triangle.
-  right = -size % (parts * _LANES)
-  left = -(keys.shape[3] + right) % _LANES
+  right = -size % (parts * LANES)
+  left = -(keys.shape[3] + right) % LANES
   pad = lambda x, axis, a, b: jnp.pad(
     x, [(a, b) if i == axis else (0, 0) for i in range(x.ndim)]
   )
@@ -202,7 +202,10 @@ def splash(
 def _kernel(mask, *, heads, parts, interpret):
   """The kernel of one device's heads; masks are split over `parts` of C."""
   queries, keys = mask.shape
-  by_q, by_k = _largest_block(queries // parts), _largest_block(keys)
+  # They divide what has been filled up, so that no more is.
+  by_q, by_k = (
+    largest_block(n, most=_SPLASH_BLOCK) for n in (queries // parts, keys)
+  )
   return splash_attention.make_splash_mha(
     splash_attention.MultiHeadMask([mask] * heads),
     block_sizes=splash_attention.BlockSizes(
@@ -257,7 +260,7 @@ def _blocks(x, block, *, axis):
   return jnp.moveaxis(x, axis, 0)
 
 
-def _largest_block(n):
-  """That divides a multiple of 128, so that no more is filled up."""
-  sizes = range(_LANES, _SPLASH_BLOCK + 1, _LANES)
-  return max(b for b in sizes if n % b == 0)
+def largest_block(n: int, *, most: int) -> int:
+  """The largest multiple of LANES that divides n; n itself if none does."""
+  sizes = range(LANES, most + 1, LANES)
+  return max((b for b in sizes if n % b == 0), default=n)

@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 
 from grpo_jax.models import cache
 from grpo_jax.models.attention import NEGATIVE, Softmax
+from grpo_jax.models.causal import LANES, largest_block
 from grpo_jax.structs import Array
 
 NAME = 'decode_attention'  # of the kernel, in compiled programs
-_LANES = 128  # of a TPU
 _SLOTS = 512  # at a time, at most
 _ROWS = 8  # caches at a time, at most
 
@@ -95,7 +95,8 @@ def _on_each_device(t, start, q, keys, values, scales, *, interpret):
     if scale is not None:
       given.append(scale.reshape(count, 1, slots))
       specs.append(pl.BlockSpec((rows, 1, block), of_keys))
-  kinds = (width, _LANES, _LANES)  # the last axis of out, top and total
+  # The last axis of out, top and total.
+  kinds = (width, LANES, LANES)
   out, top, total = pl.pallas_call(
     functools.partial(_kernel, block=block),
     grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -161,12 +162,11 @@ def _kernel(t, start, q, keys, values, *rest, block):
 
 def _block(slots):
   """Slots at a time: that divide them in whole lanes, or all of a few."""
-  sizes = range(_SLOTS, 0, -_LANES)
-  found = next((n for n in sizes if slots % n == 0), slots)
+  found = largest_block(slots, most=_SLOTS)
   if found > 2 * _SLOTS:
     raise ValueError(
       f'sample.decoding=kernel reads a cache of {slots} slots in blocks of '
-      f'{_LANES}, which do not divide it; set sample.max_completion_length and '
-      f'sample.chunk to multiples of {_LANES}'
+      f'{LANES}, which do not divide it; set sample.max_completion_length and '
+      f'sample.chunk to multiples of {LANES}'
     )
   return found
