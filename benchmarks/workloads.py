@@ -6,14 +6,13 @@ completion ends by itself, so all systems decode the same number of tokens.
 """
 
 import dataclasses
-import math
 import pathlib
 
 import ml_collections
 import numpy as np
 
 from configs import base
-from grpo_jax import cli, policy
+from grpo_jax import cli, policy, seating_replay
 from grpo_jax.models import families, hf
 from grpo_jax.models.architecture import Config
 
@@ -32,8 +31,6 @@ MODELS = {'tiny': _TINY, 'smollm2': families.SIZES['smollm2_135m']}
 _TRAINED = {'smollm2': 'models/smollm2-135m-instruct'}  # by `make smollm2`
 # Special tokens are below this: a prompt has none.
 _FIRST_ID = 32
-# Of log-normal lengths. With it 2 % of them are cut at four times their mean.
-_SIGMA = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +208,9 @@ def lengths(workload: Workload) -> np.ndarray:
   shape = (workload.prompts, workload.group_size)
   if not workload.mean:
     return np.full(shape, workload.completion, np.int32)
-  middle = math.log(workload.mean) - _SIGMA**2 / 2
-  drawn = np.random.RandomState(1).lognormal(middle, _SIGMA, shape)
-  drawn = np.clip(drawn.round(), 1, workload.completion).astype(np.int32)
-  drawn.flat[drawn.argmax()] = workload.completion
-  return drawn
+  return seating_replay.lognormal(
+    shape, mean=workload.mean, longest=workload.completion
+  )
 
 
 def config(

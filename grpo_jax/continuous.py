@@ -46,7 +46,7 @@ class Programs:
     begin: (prompts, key, first, limits, max_length) -> (Known, empty Rollout).
     trunks: (trunk, prompts [R]) -> the rows' Trunk.
     empty: (rows, width, capacity) -> Decoding.
-    move: (decoding, sources [R W], oldest, capacity) -> Decoding.
+    move: (decoding, capacity, sources [R W], oldest) -> Decoding.
     sit: (decoding, known, prompts [R], samples, fresh [R W]) -> (Decoding, keys
       [R W]).
     decode: (params, trunk, decoding, keys, until) -> (decoding, what the host
@@ -128,7 +128,7 @@ def sample(
       state = run.empty(*_rows(plan.samples).shape, plan.capacity)
     elif plan.moved:
       oldest = put_whole(np.int32(plan.oldest))
-      state = run.move(state, put(_rows(plan.sources)), oldest, plan.capacity)
+      state = run.move(state, plan.capacity, put(_rows(plan.sources)), oldest)
     fresh = plan.taken & (plan.sources < 0)
     state, keys = run.sit(
       state, known, named, put(_rows(plan.samples)), put(_rows(fresh))

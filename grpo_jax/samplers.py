@@ -7,7 +7,7 @@ import functools
 import jax
 from jax.sharding import NamedSharding
 
-from grpo_jax import continuous, programs, sampling, seating, sharding
+from grpo_jax import continuous, programs, sampling, seating_replay, sharding
 from grpo_jax.models import transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import (
@@ -62,7 +62,7 @@ def sampler(
 def decoded(policy: Policy, cfg) -> Callable[..., int]:
   """(lengths [Q G], max_length=...) -> tokens decoded for them in training."""
   return functools.partial(
-    seating.decoded,
+    seating_replay.decoded,
     seats=cfg.sample.seats,
     ways=policy.rows('sample').ways[0],
     chunk=cfg.sample.chunk,
@@ -124,8 +124,7 @@ class _Bound:
       jax.jit(self._prefill),
       jax.jit(start),
       jax.jit(decode, donate_argnums=2),
-      # The cache changes size, so its old buffers cannot be reused.
-      jax.jit(grow, static_argnums=1),
+      ByLayer(grow),
       jax.jit(finish),
       max_length=max_length,
       chunk=chunk,
@@ -163,7 +162,7 @@ class _Bound:
       state = continuous.empty(count, width, capacity, **self.cache)
       return self._placed(state)
 
-    def move(state, sources, oldest, capacity):
+    def move(state, capacity, sources, oldest):
       return self._placed(
         continuous.move(state, sources, oldest, capacity=capacity, ways=ways)
       )
@@ -190,7 +189,7 @@ class _Bound:
       begin=jax.jit(begin, static_argnums=4),
       trunks=jax.jit(trunks),
       empty=jax.jit(empty, static_argnums=(0, 1, 2)),
-      move=jax.jit(move, static_argnums=3),
+      move=ByLayer(move),
       sit=jax.jit(sit, donate_argnums=0),
       decode=jax.jit(decode, donate_argnums=2),
       collect=jax.jit(collect, donate_argnums=0),
@@ -226,6 +225,31 @@ class _Bound:
   def _everywhere(self, tree):
     where = jax.tree.map(lambda _: self.whole, tree)
     return jax.lax.with_sharding_constraint(tree, where)
+
+
+class ByLayer:
+  """A change of a decoding state whose caches get another size.
+
+  Their old buffers cannot hold the new ones, and both of all layers may be more
+  than a device has: so each layer's is changed alone, and its old one given up.
+  """
+
+  def __init__(self, change: Callable[..., Decoding]):
+    """Of (decoding, capacity, ...) -> decoding, for any number of layers."""
+    self.rest = jax.jit(change, static_argnums=1)
+    self.layer = jax.jit(
+      lambda state, *args: change(state, *args).cache, static_argnums=1
+    )
+
+  def __call__(self, state: Decoding, capacity: int, *args) -> Decoding:
+    caches = []
+    for old in state.cache:
+      caches += self.layer(state.replace(cache=[old]), capacity, *args)
+      jax.block_until_ready(caches[-1])
+      for x in jax.tree.leaves(old):
+        x.delete()
+    rest = self.rest(state.replace(cache=[]), capacity, *args)
+    return rest.replace(cache=caches)
 
 
 def trunk_shardings(policy: Policy) -> Trunk:

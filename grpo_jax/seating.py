@@ -211,46 +211,6 @@ class Seating:
     return self.plan
 
 
-def decoded(
-  lengths: np.ndarray, *, seats: int, max_length: int, ways: int, chunk: int
-) -> int:
-  """Tokens that were decoded for completions of these lengths.
-
-  By planning it all again, as plans depend on nothing else.
-
-  Args:
-    lengths: [Q G] tokens that count.
-    seats: as in `Seating`; 0: all are decoded to the end of the longest.
-    max_length: of a completion.
-    ways, chunk: as in `Seating`.
-  """
-  if not seats:
-    return int(lengths.size * lengths.max())
-  prompts, group_size = lengths.shape
-  seating = Seating(
-    prompts=prompts,
-    group_size=group_size,
-    seats=seats,
-    ways=ways,
-    chunk=chunk,
-    capacities=capacities(max_length, chunk),
-  )
-  flat = lengths.reshape(seating.ways, -1)
-  total, finished = 0, None
-  while (plan := seating.next(finished)) is not None:
-    wanted = np.take_along_axis(
-      flat, np.maximum(plan.samples, 0).reshape(seating.ways, -1), 1
-    ).reshape(plan.samples.shape)
-    missing = np.where(plan.taken, wanted - plan.ages, 0)
-    tokens = min(
-      seating.chunk, plan.capacity - seating.slot, int(missing.max())
-    )
-    total += tokens * plan.samples.size
-    finished = missing <= tokens
-    seating.reached(seating.slot + tokens)
-  return total
-
-
 def capacities(max_length: int, chunk: int) -> list[int]:
   """Slots that a cache may have: 4 chunks, 8 chunks, ... `max_length`."""
   sizes = [min(4 * chunk, max_length)]

@@ -11,9 +11,9 @@ import time
 import jax
 from jax.experimental import topologies
 
-from launch import chips, flops, hlo, step_programs
+from launch import chips, flops, hlo, sampling_programs, step_programs
+from launch.program import bytes_of, Program
 from launch.report import Compiled, Report
-from launch.step_programs import Program
 from launch.xla_flags import TPU_FLAGS
 
 # Share of the peak at which splash attention is taken to run: by the schedule
@@ -113,7 +113,7 @@ def _too_large(program, error, seconds):
   if needed is None:
     raise ValueError(f'{program.name}: {" ".join(error.split())[:500]}')
   temporaries = int(float(needed.group(1)) * _UNITS[needed.group(2)])
-  arguments = step_programs.bytes_of(program.args)
+  arguments = bytes_of(program.args)
   return Compiled(
     name=program.name,
     times=program.times,
@@ -156,7 +156,11 @@ def check(
     )
   chip, devices = chips.of_topology(topology), devices_of(topology)
   pol = step_programs.open_policy(cfg, devices)
-  asked, found = list(step_programs.of_config(cfg, pol)), []
+  numbers = step_programs.numbers(cfg)
+  mean, longest = lengths
+  longest = longest if longest else numbers['completion']
+  lengths = mean if mean else longest // 4, longest
+  asked, found = list(step_programs.of_config(cfg, pol, lengths)), []
   if until_misfit:
     asked.sort(key=lambda program: program.name != 'update')
   for program in asked:
@@ -166,9 +170,7 @@ def check(
     )
     if until_misfit and found[-1].peak > chip.hbm / chip.devices:
       break
-  numbers = step_programs.numbers(cfg)
-  mean, longest = lengths
-  longest = longest if longest else numbers['completion']
+  sampled = cfg.launch.job == 'train'
   return Report(
     topology=topology,
     mesh=dict(pol.mesh.shape),
@@ -177,5 +179,6 @@ def check(
     chip=chip,
     devices=len(devices),
     programs=tuple(found),
-    lengths=(mean if mean else longest // 4, longest),
+    lengths=lengths,
+    decoding=sampling_programs.schedule(cfg, pol, lengths) if sampled else [],
   )

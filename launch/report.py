@@ -6,7 +6,6 @@ See `compile_check` for what the numbers are and are not.
 import dataclasses
 
 from grpo_jax.models.architecture import Config
-from grpo_jax.sampling import capacities
 from launch import chips
 
 _GIB = 2**30
@@ -67,6 +66,7 @@ class Report:
   devices: int
   programs: tuple[Compiled, ...]
   lengths: tuple[int, int]  # mean and longest completion assumed
+  decoding: list[tuple[float, int]]  # of `sampling_programs.schedule`
 
   @property
   def peak(self) -> int:
@@ -205,20 +205,14 @@ class Report:
     return self.chip.devices
 
   def _decoding(self) -> float:
-    """Seconds of decoding, in the capacities that the sampler grows by."""
+    """Seconds of decoding, of which caches fill and grow."""
     decode = self.of('decode a token')
     if decode is None:
       return 0.0
-    limit, longest = self.numbers['completion'], self.lengths[1]
-    total, done = 0.0, 0
-    for capacity in capacities(limit, self.numbers['chunk']):
-      steps = min(capacity, longest) - done
-      # Caches of this capacity instead of the last.
-      read = 1 - decode.caches / decode.arguments * (1 - capacity / limit)
-      total += steps * decode.seconds * read + decode.once
-      done += steps
-      if done == longest:
-        break
+    caches, total = decode.caches / decode.arguments, 0.0
+    for share, tokens in self.decoding:
+      read = 1 - caches * (1 - share)
+      total += tokens * decode.seconds * read + decode.once
     return total
 
 

@@ -4,10 +4,9 @@ For `compile_check`: the same functions that jobs run, bound to devices that
 only the compiler knows, and shapes of the largest step that a config allows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import functools
-import math
 import types
 
 import jax
@@ -20,7 +19,6 @@ from grpo_jax import (
   policy,
   programs,
   reference,
-  samplers,
   scorer,
   sharding,
   training,
@@ -30,28 +28,9 @@ from grpo_jax.models import families, hf, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
 from grpo_jax.sharding import placed
-from grpo_jax.structs import Batch, Prompts, PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """One program of a step.
-
-  Attributes:
-    name: as in the table.
-    fn: jitted.
-    args: ShapeDtypeStructs with shardings.
-    times: how often a step runs it; 0 for once a token.
-    beside: bytes on each device that are not among its arguments.
-    caches: bytes on each device of its arguments' branch caches.
-  """
-
-  name: str
-  fn: Callable
-  args: tuple
-  times: float
-  beside: int = 0
-  caches: int = 0
+from grpo_jax.structs import Batch
+from launch import sampling_programs
+from launch.program import bytes_of, Program
 
 
 def open_policy(cfg, devices) -> Policy:
@@ -81,8 +60,13 @@ def open_policy(cfg, devices) -> Policy:
   )
 
 
-def of_config(cfg, pol: Policy) -> Iterator[Program]:
-  """The programs of the config's job, in the order of a step."""
+def of_config(cfg, pol: Policy, lengths: tuple[int, int]) -> Iterator[Program]:
+  """The programs of the config's job, in the order of a step.
+
+  Args:
+    cfg, pol: of the job.
+    lengths: mean and longest completion, which seats depend on.
+  """
   config.one_of('launch.job', cfg.launch.job, ('train', 'sft'))
   if cfg.launch.job == 'sft':
     yield _sft_update(cfg, pol.for_groups_of(1))
@@ -93,7 +77,7 @@ def of_config(cfg, pol: Policy) -> Iterator[Program]:
   state, teacher = learner.policy.abstract, _teacher(cfg, pol)
   held = _resident(cfg, pol, teacher)
   kept = bytes_of(state) + held
-  yield from _sampling(cfg, pol, state.params, kept)
+  yield from sampling_programs.of_config(cfg, pol, state.params, kept, lengths)
   yield from _scoring(cfg, pol, kept)
   yield from _learning(cfg, pol, learner, teacher, held)
 
@@ -131,6 +115,7 @@ def numbers(cfg) -> dict[str, int]:
       completion=cfg.sft.max_length,
       microbatches=u.microbatches,
     )
+  seats = dict(seats=cfg.sample.seats) if cfg.sample.seats else {}
   return dict(
     step_prompts=cfg.prompts_per_step,
     prompts=cfg.prompts_per_step // u.minibatches,
@@ -138,61 +123,11 @@ def numbers(cfg) -> dict[str, int]:
     prompt=width,
     completion=cfg.sample.max_completion_length,
     chunk=cfg.sample.chunk,
+    **seats,
     minibatches=u.minibatches,
     microbatches=u.microbatches,
     group_microbatches=u.group_microbatches,
   )
-
-
-def bytes_of(tree: PyTree) -> int:
-  """On each device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-    if not offload.is_resting(x)
-  )
-
-
-def _sampling(cfg, pol, params, beside):
-  """Publish, prefill and decode at the last capacity.
-
-  Args:
-    cfg, pol: of the job.
-    params: of the state.
-    beside: bytes of the whole state, of reward models, and of a teacher.
-  """
-  q, g = cfg.prompts_per_step, cfg.group_size - cfg.algorithm.teacher_traces
-  params = placed(params, pol.shardings('train'))
-  publish = programs.publish(pol)
-  yield Program('publish', publish, (params,), 1, beside - bytes_of(params))
-  published = placed(
-    jax.eval_shape(publish, params), programs.published_shardings(pol)
-  )
-  prefill, start, decode, *_ = samplers.sampler(
-    pol,
-    group_size=g,
-    max_completion_length=cfg.sample.max_completion_length,
-    chunk=cfg.sample.max_completion_length,  # the last capacity at once
-    temperature=cfg.sample.temperature,
-  ).args
-  width, rows = numbers(cfg)['prompt'], pol.rows('sample')
-  prompts = Prompts(
-    trunk=jax.ShapeDtypeStruct((q, width), jnp.int32),
-    trunk_mask=jax.ShapeDtypeStruct((q, width), jnp.bool_),
-    last=jax.ShapeDtypeStruct((q,), jnp.int32),
-  )
-  prompts = placed(prompts, rows.of(prompts))
-  yield Program('prefill', prefill, (published, prompts), 1, beside)
-  trunk = placed(
-    jax.eval_shape(prefill, published, prompts), samplers.trunk_shardings(pol)
-  )
-  key = jax.eval_shape(lambda: programs.stream(0, 'rollout', 0))
-  state, keys = jax.eval_shape(start, prompts, key, 0)
-  state = placed(state, samplers.decoding_shardings(pol, state))
-  keys = placed(keys, rows.of(keys))
-  args = (published, trunk, state, keys)
-  caches = bytes_of(state.cache)
-  yield Program('decode a token', decode, args, 0, beside, caches)
 
 
 def _learning(cfg, pol, learner, teacher, held):

@@ -11,8 +11,16 @@ import tiny
 from grpo_jax.models import causal, families, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.structs import Prompts
-from launch import chips, estimate, flops, hlo, step_programs
+from launch import (
+  chips,
+  estimate,
+  flops,
+  hlo,
+  sampling_programs,
+  step_programs,
+)
 from launch import report as report_lib
+from launch.program import Program
 
 # A loop of 5 turns in a loop of 3, a fusion with cycles, a kernel, and one
 # collective of each kind that occurs. Cycles inside of a fusion do not count
@@ -193,6 +201,7 @@ def report(**changes):
   made = dict(
     topology='c:1', mesh={'fsdp': 1}, numbers=numbers, model=model, chip=chip,
     devices=4, programs=(decode, program), lengths=(3, 6),
+    decoding=[(0.5, 4), (1.0, 2)],
   )  # fmt: skip
   return report_lib.Report(**(made | changes))
 
@@ -228,7 +237,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_do():
 
 def test_what_the_compiler_finds_no_room_for_is_told_with_its_bytes():
   x = jax.device_put(jnp.zeros((4, 8)))
-  program = step_programs.Program('update', jnp.sin, (x,), 2, beside=100)
+  program = Program('update', jnp.sin, (x,), 2, beside=100)
   found = estimate._too_large(
     program,
     'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
@@ -241,6 +250,8 @@ def test_what_the_compiler_finds_no_room_for_is_told_with_its_bytes():
     estimate._too_large(program, 'INTERNAL: something else', seconds=3.0)
 
 
+GROWING = {'sample.chunk': 2}
+SEATS = {'sample.seats': 4, 'sample.chunk': 1}
 BUCKETS = {'updates.length_buckets': 2, 'updates.length_multiple': 2}
 
 
@@ -254,6 +265,8 @@ BUCKETS = {'updates.length_buckets': 2, 'updates.length_multiple': 2}
     (BUCKETS, 'update'),
     (BUCKETS, 'critic update'),
     ({'rewards.coin.name': 'reward_model'}, 'update'),
+    (SEATS, 'update'),
+    (GROWING, 'update'),
   ],
 )
 def test_every_program_of_a_job_can_be_lowered(changes, last):
@@ -263,9 +276,48 @@ def test_every_program_of_a_job_can_be_lowered(changes, last):
     cfg.algorithm.advantages = dict(name='gae')
     cfg.algorithm.kl_in = 'reward'
   pol = step_programs.open_policy(cfg, jax.devices()[:1])
-  found = list(step_programs.of_config(cfg, pol))
+  found = list(step_programs.of_config(cfg, pol, (1, 4)))
   assert found[-1].name == last
   scored = [program for program in found if program.name == 'reward model']
   assert len(scored) == ('rewards.coin.name' in changes)
+  times = {program.name: program.times for program in found}
+  if changes is SEATS:
+    # Of completions of one token on average and four at most.
+    assert times['move a layer'] and times['collect'] > 4
+  # From 2 slots to 4 and to 8, of one layer.
+  assert times.get('grow a layer') == (2 if changes is GROWING else None)
   for program in found:
     program.fn.lower(*program.args)
+    flops.count(program.fn, *program.args)
+
+
+@pytest.mark.parametrize(
+  'changes, longest, expected',
+  [
+    ({'chunk': 2}, 5, [(0.25, 2), (0.5, 2), (1.0, 1)]),
+    ({'chunk': 8}, 5, [(1.0, 5)]),
+    # Half of 1,024 filled slots on average, and half a block of 512.
+    (
+      {'chunk': 2048, 'max_completion_length': 2048, 'decoding': 'kernel'},
+      1024,
+      [(768 / 2048, 1024)],
+    ),
+  ],
+)
+def test_a_token_reads_its_capacity_or_what_is_filled(
+  changes, longest, expected
+):
+  cfg = tiny.get_config()
+  cfg.sample.update(changes)
+  pol = step_programs.open_policy(cfg, jax.devices()[:1])
+  assert sampling_programs.schedule(cfg, pol, (1, longest)) == expected
+
+
+def test_seats_decode_as_long_as_their_plans_last():
+  cfg = tiny.get_config()
+  cfg.sample.update(seats=8, chunk=2)
+  pol = step_programs.open_policy(cfg, jax.devices()[:1])
+  found = sampling_programs.schedule(cfg, pol, (8, 8))
+  # 16 completions, nearly all of 8 tokens, on 8 seats: twice 8 tokens.
+  assert sum(tokens for _, tokens in found) == pytest.approx(16, abs=2)
+  assert max(share for share, _ in found) == 1.0

@@ -16,6 +16,7 @@ from grpo_jax import (
   programs,
   samplers,
   seating,
+  seating_replay,
   sharding,
 )  # fmt: skip
 
@@ -194,7 +195,7 @@ def test_seats_of_the_same_prompt_are_filled_first_and_nobody_moves():
 
 def decoded(lengths, seats, *, chunk):
   longest = int(lengths.max())
-  return seating.decoded(
+  return seating_replay.decoded(
     lengths, seats=seats, ways=1, chunk=chunk, max_length=longest
   )
 

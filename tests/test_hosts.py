@@ -257,6 +257,28 @@ def test_a_wait_without_an_end_ends_and_says_what_was_waited_for():
   assert tells_of_the_end_of(0, ended[1]), ended[1].err
 
 
+SAVING = """
+import numpy as np
+from grpo_jax import checkpoints, sharding, structs
+mesh = sharding.make_mesh(dict(data=-1), jax.devices())
+number = sharding.put(np.int32(1), sharding.replicated(mesh))
+state = structs.TrainState(step=number, params=dict(w=number), opt_state=())
+saver = checkpoints.Checkpoints({path!r}, keep_last=1)
+hosts.LIMIT = 4
+if me == 1: time.sleep(40)
+saver.save(7, state, extra={{}})
+saver.wait()
+"""
+
+
+def test_a_checkpoint_that_not_all_come_to_ends_in_time_and_is_named(tmp_path):
+  ended = small(SAVING.format(path=str(tmp_path)))
+  assert [done.code for done in ended] == [hosts.LOST] * 2, ended
+  said = 'error: not all processes came within 4 s: job: checkpoint 7; start'
+  assert ended[0].err.splitlines()[-1].startswith(said), ended
+  assert tells_of_the_end_of(0, ended[1]), ended[1].err
+
+
 @pytest.mark.parametrize('failing', [0, 1])
 @pytest.mark.parametrize(
   'error, status, saying',

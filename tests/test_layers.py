@@ -20,7 +20,8 @@ LAYERS = {
     'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
     'checkpoint_items', 'errors', 'event_files', 'hooks', 'chat_client',
     'preference_losses',
-    'text_measures', 'planner', 'slots', 'seating', 'verified.*', 'alpaca.*',
+    'text_measures', 'planner', 'slots', 'seating', 'seating_replay',
+    'verified.*', 'alpaca.*',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'validation_rl',

@@ -21,6 +21,7 @@ from grpo_jax import (
 from grpo_jax.models import hf
 from grpo_jax.structs import Batch
 from launch import step_programs
+from launch.program import bytes_of
 
 V, C = 4, 2  # <pad>, <eos>, '0' and '1'; tokens of a completion
 
@@ -253,7 +254,7 @@ def test_a_launch_knows_the_teachers_memory_and_program():
   assert [p.name for p in programs] == [
     'publish', 'prefill', 'decode a token', 'teacher logprobs', 'update',
   ]  # fmt: skip
-  size = step_programs.bytes_of(programs[3].args[0])
+  size = bytes_of(programs[3].args[0])
   assert size == 4 * 134_515_008  # of smollm2_135m, in fp32 on a CPU
   assert all(p.beside >= size for p in programs if 'teacher' not in p.name)
   assert programs[3].beside < size
@@ -264,4 +265,4 @@ def test_a_launch_knows_the_teachers_memory_and_program():
 
 def of_config(cfg):
   pol = step_programs.open_policy(cfg, jax.devices()[:1])
-  return list(step_programs.of_config(cfg, pol))
+  return list(step_programs.of_config(cfg, pol, (1, 4)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax import layout, logprobs, sampling
+from grpo_jax import continuous, layout, logprobs, samplers, sampling
 from grpo_jax.models import transformer
 from grpo_jax.structs import Prompts
 
@@ -55,7 +55,7 @@ def programs(
     jax.jit(functools.partial(transformer.prefill, model, dtype=jnp.float32)),
     jax.jit(start),
     jax.jit(decode),
-    jax.jit(sampling.grow_decoding, static_argnums=1),
+    samplers.ByLayer(sampling.grow_decoding),
     jax.jit(sampling.finish_decoding),
   )
 
@@ -289,3 +289,15 @@ def test_unused_prompt_padding_changes_no_logprob(model, params):
   )
   second, _ = score(model, params, dirty, rollout)
   np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_caches_grow_layer_by_layer_and_old_ones_are_given_up(dtype):
+  state = continuous.empty(2, 3, 4, cache_shape=(3, 2, 8), dtype=dtype)
+  filled = jax.tree.map(
+    lambda x: jnp.arange(x.size).reshape(x.shape).astype(x.dtype), state
+  )
+  expected = sampling.grow_decoding(filled, 6)
+  grown = samplers.ByLayer(sampling.grow_decoding)(filled, 6)
+  assert all(x.is_deleted() for x in jax.tree.leaves(filled.cache))
+  jax.tree.map(np.testing.assert_array_equal, grown, expected)

@@ -45,7 +45,8 @@ def zero():
   c = qwen2_5_32b_r1_zero.get_config()
   c.steps = 650
   c.optimizer.learning_rate = 2e-6
-  c.sample.update(early_steps=512, early_completion_length=LENGTH // 2)
+  half = LENGTH // 2
+  c.sample.update(early_steps=512, early_completion_length=half, chunk=half)
   c.task = _questions()
   c.rewards = dict(
     correct=dict(name='math_verify', weight=1.0, extract='boxed'),

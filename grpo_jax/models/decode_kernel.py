@@ -73,7 +73,7 @@ def _on_each_device(t, start, q, keys, values, scales, *, interpret):
   start = jnp.broadcast_to(start[..., None], shape[:3]).reshape(-1)
   count, repeats, width = q.shape
   rows = next(n for n in range(_ROWS, 0, -1) if count % n == 0)
-  block = _block(slots)
+  block = block_size(slots)
 
   def of_row(i, j, t, start):
     return i, 0, 0
@@ -160,8 +160,12 @@ def _kernel(t, start, q, keys, values, *rest, block):
       add(row)
 
 
-def _block(slots):
-  """Slots at a time: that divide them in whole lanes, or all of a few."""
+def block_size(slots: int) -> int:
+  """Slots that are read at a time: whole lanes that divide all, or all of few.
+
+  Raises:
+    ValueError: many slots, which lanes do not divide.
+  """
   found = largest_block(slots, most=_SLOTS)
   if found > 2 * _SLOTS:
     raise ValueError(
