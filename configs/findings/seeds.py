@@ -38,11 +38,14 @@ def of(argument: str) -> range:
 def stages(
   argument: str, of_seed: Callable[[int], Iterable[Stage]]
 ) -> list[Stage]:
-  """Those of each seed in turn, with a few steps each for a smoke run."""
-  found = [stage for seed in of(argument) for stage in of_seed(seed)]
-  if argument != SMOKE:
-    return found
-  return [
-    dataclasses.replace(s, overrides={**s.overrides, **_FEW[s.job]})
-    for s in found
-  ]
+  """Those of each seed in turn, with a few steps each for a smoke run.
+
+  On one CPU device each, as two of them run at a time: two devices of a process
+  that have to share a core wait for each other.
+  """
+  found = []
+  for stage in (s for seed in of(argument) for s in of_seed(seed)):
+    few = _FEW[stage.job] if argument == SMOKE else {}
+    overrides = {'cpu_devices': 1, **stage.overrides, **few}
+    found.append(dataclasses.replace(stage, overrides=overrides))
+  return found
