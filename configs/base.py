@@ -44,7 +44,7 @@ def minibatches(c: ConfigDict, count: int) -> None:
 def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0  # of data order, sampling noise and fresh parameters
-  c.steps = 100  # rollouts (train) or optimizer updates (sft)
+  c.steps = 100  # rollouts (train) or optimizer updates (sft, reward_model)
 
   # Where the policy comes from: a run's workdir, a Hugging Face folder, a
   # .gguf file, or '' for fresh parameters of the size below.
@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
   c.prompt = dict(
     template='plain',  # a name in grpo_jax.prompts.TEMPLATES, or a text
     chat=False,  # wrap in the tokenizer's chat template
-    system='',  # system message, with chat
+    system='',  # system message; without chat, text before the prompt
     shots=(),  # (prompt, completion) pairs shown before the prompt
   )
   # How answers are judged: functions in grpo_jax.rewards or batched_rewards,

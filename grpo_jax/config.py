@@ -75,7 +75,11 @@ def pick(
 
 def _positional(function: Callable) -> tuple[str, ...]:
   parameters = inspect.signature(function).parameters.values()
-  return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+  return tuple(
+    p.name
+    for p in parameters
+    if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+  )
 
 
 def _close(word: str, words: list[str]) -> str:

@@ -111,7 +111,7 @@ class Evaluation:
         )
       self.questions = dataclasses.replace(self.questions, task=task)
     questions.need_answers(task)
-    self.extract = text.extractor(text.paid_for(cfg.rewards))
+    self.extract = text.extractor(text.extractor_of(cfg.rewards))
     self.asked = shares.first_of_each(task, e.prompts)
     self.count = len(self.asked)
     self.texts = functools.partial(

@@ -1,11 +1,11 @@
 """The loop of a training job: resume, step, report, evaluate, save, leave.
 
-`train` and `sft` differ in what a step is; all else is here. Metrics of a step
-are written, and the next one's inputs made, while the device is busy with an
-update, so that it never waits for the host. No step waits for the metrics of
-the one before. It does wait for its update: the sampler's loop must look at
-the device after the first chunk anyway, and by then the update would be counted
-as `time/rollout`. What the wait costs is the dispatch of one chunk.
+`train` and `sft` differ in what a step is; all else is here. While the device
+runs a step's update, the host writes the metrics of the step before and makes
+the inputs of the next, so that the device never waits for it. Then the host
+waits for the update: the sampler's loop looks at the device after the first
+chunk anyway, and the update would count as `time/rollout`. What the wait costs
+is the dispatch of one chunk.
 """
 
 import collections

@@ -1,8 +1,9 @@
 """Compiled programs that the sampler and training share.
 
-Here, in `samplers.py` and in `training.py` the model, the tokenizer's ids, the
-config's numbers and the mesh meet: what is jitted, donated and sharded.
-Programs compile on first use, once per shape.
+Here and in `samplers`, `training`, `trainer`, `critic`, `bucketed`, `reference`
+and `scorer` the model, the tokenizer's ids, the config's numbers and the mesh
+meet: what is jitted, donated and sharded. Programs compile on first use, once
+per shape.
 """
 
 from collections.abc import Callable

@@ -195,7 +195,7 @@ def _warnings(runs):
 def _completions(run, count):
   found = report_texts.browsable(
     run.samples,
-    extract=text.paid_for(run.cfg.rewards),
+    extract=text.extractor_of(run.cfg.rewards),
     limit=_TEXTS // count,
   )
   return {'run': run.name, **found}

@@ -57,7 +57,7 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
       f'{len(devices)} (one may be -1 for the rest)'
     )
   # Auto: shardings inside jit are inferred by the compiler from the arguments.
-  types = (AxisType.Auto,) * 4
+  types = (AxisType.Auto,) * len(AXES)
   return Mesh(_laid_out(sizes, devices), AXES, axis_types=types)
 
 

@@ -54,10 +54,14 @@ def has_samples(path: tuple, x: Array) -> bool:
 
 @struct.dataclass
 class KV:
-  """Keys (after RoPE) and values: trunk [L Q K P H], branch [L Q G K C H]."""
+  """Keys (after RoPE) and values: a trunk's are arrays [L Q K P H].
 
-  k: Array
-  v: Array
+  While branches are decoded each layer has one, of `models.cache`'s Keys and
+  Values.
+  """
+
+  k: Any
+  v: Any
 
 
 @struct.dataclass

@@ -13,7 +13,7 @@ def of_answers(cfg, section: str) -> None:
 
   Args:
     cfg: the whole config.
-    section: 'eval', 'generate' or 'win_rate'.
+    section: 'eval', 'generate', 'win_rate', 'keep' or 'pairs'.
 
   Raises:
     ValueError: with the numbers and the remedy.

@@ -3,8 +3,8 @@
 Three ways with one meaning, chosen by config: `full` holds all scores and is
 the fastest where they fit (CPU, short completions); `chunked` holds a block of
 them at a time, on any device; `splash` is JAX's Pallas kernel for TPU, which
-skips what the mask hides. Decoding has one query a branch and uses
-`attention.attend` itself.
+skips what the mask hides. Decoding, with one query a branch, has its own:
+`models.decoding`.
 
 Each takes (q [Q G N C H], k [Q G K C H], v [Q G K C H], trunk) and `valid`
 [Q C], the own slots that hold a token, or None if all do (only a trunk is

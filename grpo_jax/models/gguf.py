@@ -145,7 +145,7 @@ def _open(path):
     import gguf
   except ImportError:
     raise ImportError(
-      f"{path}: reading it needs the package gguf; pip install 'grpo_jax[gguf]'"
+      f"{path}: reading it needs the package gguf; pip install -e '.[gguf]'"
     ) from None
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file; name a .gguf file')

@@ -1,12 +1,12 @@
 """Rewards: what a completion is worth.
 
 `code`, `correct`, `number`, `math_verify`, `option`, `format`, `language`,
-`lexicon`, `cosine`, `soft_overlong`, `repetition`, `score`, `random` and
-`constant` are factories `name(*, task, ...) -> reward`, chosen by a config
-through their names; a reward is `(completion, example) -> float` and total.
-`grade` applies them to a step's completions, `combine` makes one reward of
-several, `faults` counts what went wrong meanwhile. `Completion` is a text that
-knows its length in tokens.
+`lexicon`, `cosine`, `soft_overlong`, `repetition`, `score`, `function`,
+`random` and `constant` are factories `name(*, task, ...) -> reward`, chosen by
+a config through their names; a reward is `(completion, example) -> float` and
+total. `grade` applies them to a step's completions, `combine` makes one reward
+of several, `faults` counts what went wrong meanwhile. `Completion` is a text
+that knows its length in tokens.
 """
 
 from grpo_jax.rewards.choice import option
@@ -22,6 +22,7 @@ from grpo_jax.rewards.rules import (
   constant,
   correct,
   format,
+  function,
   number,
   random,
   score,
@@ -37,6 +38,7 @@ __all__ = [
   'cosine',
   'faults',
   'format',
+  'function',
   'grade',
   'language',
   'lexicon',

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 import logging
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 from grpo_jax.rewards.completion import PlainTextError
 from grpo_jax.rewards.fault_counts import record
 
+# Items that are graded at once: those that wait for a process of their own use
+# a CPU each, and those that wait for a server none.
+_THREADS = max(8, os.cpu_count() or 1)
 Components = Mapping[str, 'float | np.ndarray']
 
 
@@ -23,7 +27,6 @@ def grade(
   examples: Sequence[Any],
   fns: Mapping[str, Callable[[str, Any], float | None]],
   *,
-  threads: int = 8,
   patience: float = 5.0,
 ) -> dict[str, np.ndarray]:
   """Every reward of every completion.
@@ -37,7 +40,6 @@ def grade(
     completions: Q lists of G texts.
     examples: Q examples.
     fns: reward functions by name.
-    threads: how many items are graded at once.
     patience: seconds after which the log names what is awaited.
 
   Returns:
@@ -60,7 +62,7 @@ def grade(
     for completion in group
   ]
   shape = (len(completions), group_size)
-  with ThreadPoolExecutor(max_workers=threads) as pool:
+  with ThreadPoolExecutor(max_workers=_THREADS) as pool:
     columns = {
       name: [pool.submit(_guarded(name, fn), *pair) for pair in pairs]
       for name, fn in fns.items()

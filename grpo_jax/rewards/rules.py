@@ -1,9 +1,9 @@
-"""Rewards by rule: correctness, number, format, and two controls.
+"""Rewards by rule: correctness, number, format, a function, two controls.
 
 Stage 5 of a step. Every function here is a factory `name(*, task, ...)` that
 returns `reward(completion: str, example) -> float`. A reward is total: any
 text gives a number, never an exception. `task` is the task being trained on;
-only `correct` asks it anything, but all take it, so that a config can choose
+`correct` asks it what is right, and all take it, so that a config can choose
 any of them by name.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import hashlib
 from typing import Any
 
+from grpo_jax import hooks
 from grpo_jax.rewards import text
 from grpo_jax.rewards.fault_counts import no_answer
 
@@ -52,6 +53,18 @@ def format(*, task, thought: bool = True, summary: bool = False) -> Reward:
   return lambda completion, example: float(
     text.well_formed(completion, thought=thought, summary=summary)
   )
+
+
+def function(*, task, path: str) -> Reward:
+  """A function of one's own, (completion, example) -> float.
+
+  Args:
+    task: unused.
+    path: 'module:function', importable from the working folder. The example
+      has `prompt`, `answer` and `data`.
+  """
+  del task
+  return hooks.load(path, field='path of the reward function')
 
 
 def score(*, task, field: str = 'score', extract: str = 'tags') -> Reward:

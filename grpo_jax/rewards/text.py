@@ -171,15 +171,15 @@ def extractor(name: str):
   return EXTRACTORS[name]
 
 
-def paid_for(rewards) -> str:
-  """The extractor of the first of a config's rewards that has one.
+def extractor_of(rewards) -> str:
+  """The extractor of the first of a config's rewards that names one.
 
   Strict as training is.
   """
   for reward in rewards.values():
     if reward.get('name') == 'code':
       return 'program'
-    if 'extract' in reward:
+    if reward.get('extract'):
       return reward['extract']
   return 'tags'
 

@@ -25,6 +25,7 @@ from grpo_jax.tasks.instructions import instructions
 from grpo_jax.tasks.jsonl import jsonl
 from grpo_jax.tasks.mawps import mawps
 from grpo_jax.tasks.mixture import mixture
+from grpo_jax.tasks.own import function
 from grpo_jax.tasks.reasoning_gym import reasoning_gym
 from grpo_jax.tasks.verified import verified
 
@@ -39,6 +40,7 @@ __all__ = [
   'batch_indices',
   'bilingual',
   'countdown',
+  'function',
   'general',
   'gsm8k',
   'humaneval',

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import json
 import pathlib
 
+from grpo_jax import hooks
 from grpo_jax.rewards import text
 from grpo_jax.tasks import common
 
@@ -27,8 +28,9 @@ def jsonl(
       completions for supervised fine-tuning, or of prompts for a reward model.
       Then no answer is right.
     completion_field: the field with a reference completion, or ''.
-    verifier: 'number' (exactly equal numbers) or 'exact' (equal texts, apart
-      from whitespace).
+    verifier: 'number' (exactly equal numbers), 'exact' (equal texts, apart
+      from whitespace), or 'module:function' of one's own, (answer, example) ->
+      bool.
     split: 'train' or 'test'.
     test_share: share of the prompts, by hash, that are 'test'. 0: the whole
       file, whatever the split (one file a split).
@@ -69,9 +71,12 @@ def jsonl(
 
 def verifier_of(task: str, name: str) -> Callable[[str, common.Example], bool]:
   """The check of that name; ValueError, in the task's name, for others."""
+  if ':' in name:
+    return hooks.load(name, field=f'{task}: verifier')
   if name not in _VERIFIERS:
     raise ValueError(
-      f'{task}: verifier={name!r} must be one of {sorted(_VERIFIERS)}'
+      f'{task}: verifier={name!r} must be one of {sorted(_VERIFIERS)}, or '
+      "'module:function'"
     )
   return _VERIFIERS[name]
 

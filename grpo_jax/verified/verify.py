@@ -86,7 +86,7 @@ def endpoint(
   )
 
   def judge(completion, example):
-    shown = shown_answer(completion)
+    shown = text.summary(completion).strip()
     if text.is_empty(shown):
       return 0.0
     given = dict(
@@ -106,14 +106,6 @@ def endpoint(
       return None
 
   return judge
-
-
-def shown_answer(completion: str) -> str:
-  """What a reader sees: after the thought, '' while it is open."""
-  before, closed, after = completion.partition('</think>')
-  if closed:
-    return after.strip()
-  return '' if '<think>' in before else before.strip()
 
 
 def verdict(reply: str) -> float | None:
