@@ -6,6 +6,8 @@ from configs import quickstart_base
 def get_config():
   c = quickstart_base.get_config()
   c.init_from = 'runs/quickstart/base'
+  # None of the sums that the base was shown.
+  c.task.part = 'questions'
   c.steps = 200
   c.prompts_per_step = 32
   c.group_size = 16

@@ -23,6 +23,7 @@ def get_config():
   c.task = dict(
     name='arithmetic',
     split='train',
+    part='corpus',
     seed=0,
     size=1_000_000,
     min_ops=4,

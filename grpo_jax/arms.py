@@ -5,9 +5,11 @@ What `evaluate` left in the runs' workdirs (eval.json), and of their curves
   reach@0.8       the first step at which the mean of reward/correct over five
                   is that high
   first:METRIC    the mean of the first five steps
-  last:METRIC     the mean of the last tenth: mean and standard error over the
-seeds, and the p-value of Welch's t-test against the first arm, which takes no
-variance to be equal. R1's own threshold is p < 0.01 (2501.12948v2, D.1).
+  last:METRIC     the mean of the last tenth
+or a difference of two, 'cons@64 - pass@1': mean and standard error over the
+seeds, and the p-value of Welch's t-test, which takes no variance to be equal,
+against the arm that an arm is to be compared with. R1's own threshold is
+p < 0.01 (2501.12948v2, D.1).
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,20 +56,45 @@ def measured(
 
 
 def table(
-  arms: Mapping[str, Sequence[pathlib.Path]], measures: Sequence[str]
+  arms: Mapping[str, Sequence[pathlib.Path]],
+  measures: Sequence[str],
+  against: Mapping[str, str],
 ) -> str:
-  """Arms in rows, measures in columns: mean +- standard error (p); seeds."""
+  """Arms in rows, measures in columns: mean +- standard error (p); seeds.
+
+  Args:
+    arms: the runs of each, one a seed.
+    measures: names.
+    against: what an arm is compared with; the others with the first.
+  """
   found = measured(arms, measures)
-  lines = [f'{"arm":12s}{"seeds":>6s}' + ''.join(f'{m:>26s}' for m in measures)]
   first = next(iter(found), None)
+  lines = [
+    f'{"arm":16s}{"p against":>16s}{"seeds":>6s}'
+    + ''.join(f'{m:>26s}' for m in measures)
+  ]
   for arm, values in found.items():
+    other = against.get(arm, first)
+    other = other if other != arm and other in found else ''
     seeds = len(next(iter(values.values())))
     cells = [
-      _cell(values[m], None if arm == first else found[first][m])
-      for m in measures
+      _cell(values[m], found[other][m] if other else None) for m in measures
     ]
-    lines.append(f'{arm:12s}{seeds:6d}' + ''.join(f'{c:>26s}' for c in cells))
+    lines.append(
+      f'{arm:16s}{other:>16s}{seeds:6d}' + ''.join(f'{c:>26s}' for c in cells)
+    )
   return '\n'.join(lines)
+
+
+def values(
+  arms: Mapping[str, Sequence[pathlib.Path]], measures: Sequence[str]
+) -> str:
+  """What `table` shows the means of, as CSV: arm, seed, measure, value."""
+  lines = ['arm,seed,measure,value']
+  for arm, of_arm in measured(arms, measures).items():
+    for name, row in of_arm.items():
+      lines += [f'{arm},{seed},{name},{v:.6g}' for seed, v in enumerate(row)]
+  return '\n'.join(lines) + '\n'
 
 
 def curves(arms: Mapping[str, Sequence[pathlib.Path]]) -> str:
@@ -122,15 +149,19 @@ def _measures(workdir, measures):
     evaluated = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None
-  found = {}
-  for name in measures:
+
+  def one(name):
     kind, of_curve, rest = name.replace('@', ':').partition(':')
     if of_curve and kind in _OF_CURVES:
-      found[name] = _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
-    elif name in evaluated:
-      found[name] = evaluated[name]
-    else:
+      return _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
+    if name not in evaluated:
       raise ValueError(f'{path} has no {name!r}; evaluate that run anew')
+    return evaluated[name]
+
+  found = {}
+  for name in measures:
+    first, *less = map(one, name.split(' - '))
+    found[name] = first - sum(less)
   return found
 
 

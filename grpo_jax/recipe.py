@@ -75,7 +75,7 @@ def _show_table(recipe):
   if rows:
     print(_table(rows))
   if recipe.arms:
-    print(arms.table(_workdirs(recipe), recipe.measures))
+    print(arms.table(_workdirs(recipe), recipe.measures, recipe.compared))
 
 
 def _workdirs(recipe):
@@ -86,8 +86,12 @@ def _workdirs(recipe):
 
 
 def _write_curves(recipe, path):
+  """Curves, and beside them each run's measures, of which the table is made."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(arms.curves(_workdirs(recipe)), encoding='utf-8')
+  runs = _workdirs(recipe)
+  path.write_text(arms.curves(runs), encoding='utf-8')
+  values = path.with_name(f'{path.stem}_values.csv')
+  values.write_text(arms.values(runs, recipe.measures), encoding='utf-8')
 
 
 def _table(rows):
@@ -107,7 +111,12 @@ def _flags(argv):
   add('--list', action='store_true', help='print the stages and their state')
   add('--only', default='', help='run this stage alone')
   add('--until', default='', help='run the stages up to this one')
-  add('--curves', default='', help='write the curves of arms to this CSV file')
+  add(
+    '--curves',
+    default='',
+    help='write the curves of arms to this CSV file, '
+    'and their measures by seed to FILE_values.csv',
+  )
   add('--parallel', type=int, default=1, help='stages at a time')
   args = parser.parse_args(argv)
   if args.parallel < 1:

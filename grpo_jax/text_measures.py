@@ -79,6 +79,8 @@ def of_answers(
     of a text without tags, all of it.
     'reflective_words' an answer, 'reflective_per_1k' tokens of completion,
     'reflective_share' of the answers that hold any.
+    'reflective_gain': pass@1 of answers with such words minus that of answers
+    to the same question without; left out where no question has both.
     'gibberish', 'format': shares of answers.
     'language_consistency': mean share of a thought's words in the language,
     over thoughts of ten words or more (three, where an example lists its
@@ -104,8 +106,23 @@ def of_answers(
       result[f'thinking_length_{name}'] = float(thinking[chosen].mean())
   tokens = max(float(lengths.sum()), 1.0)
   result['reflective_per_1k'] = float(1000 * words.sum() / tokens)
+  result |= _gain(words > 0, right)
   result |= _language(completions, examples, language)
   return result
+
+
+def _gain(chosen, right):
+  """Of the chosen answers over the others, at equal difficulty."""
+  both = np.flatnonzero(chosen.any(1) & ~chosen.all(1))
+  if not both.size:
+    return {}
+  per_question = np.array(
+    [right[q][chosen[q]].mean() - right[q][~chosen[q]].mean() for q in both]
+  )
+  return {
+    'reflective_gain': float(per_question.mean()),
+    'reflective_gain_stderr': measures.standard_error(per_question),
+  }
 
 
 def _language(completions, examples, language):

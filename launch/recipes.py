@@ -15,7 +15,8 @@ A recipe file defines
 
 and, for a table at the end, TABLE = {'Zero': 'rl'}, a title for some stages, or
 a function get_arms of the same argument, {'rl': ['rl_0', 'rl_1']}, an arm's
-stages of several seeds, with MEASURES = ('pass@1',), what is compared.
+stages of several seeds, with MEASURES = ('pass@1',), what is compared, and
+maybe COMPARED = {'rl': 'random'}, with which arm, if not with the first.
 Each stage has a folder of its own, WORKDIR/NAME, which is the workdir of its
 job unless it names another. '{base}' in an override, a flag or a workdir is the
 folder of the stage `base`, which is then finished first; '{rl}' in rl itself
@@ -43,6 +44,7 @@ class Recipe:
   table: dict[str, str]  # title -> stage
   arms: dict[str, list[str]]  # name -> stages, a seed each
   measures: tuple[str, ...]  # of the arms
+  compared: dict[str, str]  # arm -> the arm it is compared with
 
   def chosen(self, *, only: str, until: str) -> list[Step]:
     """Steps to run: one, those up to one, or all.
@@ -99,6 +101,10 @@ def load(config: str, workdir: str) -> Recipe:
   arms = trials.call(
     path, said.get('get_arms', lambda *_: {}), *_given(argument)
   )
+  arms = {arm: list(names) for arm, names in arms.items()}
+  measures, compared = said.get('MEASURES', ()), said.get('COMPARED', {})
+  if arms and not measures:
+    raise ValueError(f'{path}: get_arms needs MEASURES, what is compared')
   named = {'TABLE': table.values(), 'get_arms': sum(arms.values(), [])}
   for where, names in named.items():
     unknown = [name for name in names if name not in steps]
@@ -106,7 +112,10 @@ def load(config: str, workdir: str) -> Recipe:
       raise ValueError(
         f'{path}: {where} names {unknown[0]!r}, which is no stage'
       )
-  return Recipe(steps, table, arms, tuple(said.get('MEASURES', ())))
+  unknown = sorted({*compared, *compared.values()} - {*arms})
+  if unknown:
+    raise ValueError(f'{path}: COMPARED names {unknown[0]!r}, which is no arm')
+  return Recipe(steps, table, arms, tuple(measures), dict(compared))
 
 
 def notes(config: str) -> str:

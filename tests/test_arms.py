@@ -33,11 +33,26 @@ def test_an_arm_is_its_mean_its_error_and_its_test_against_the_first(run):
     'base': [run(f'b{i}', {'pass@1': v}) for i, v in enumerate((0.1, 0.2))],
     'rl': [run(f'r{i}', {'pass@1': v}) for i, v in enumerate((0.8, 0.9))],
   }
-  header, base, rl = arms.table(found, ['pass@1']).splitlines()
-  assert header.split() == ['arm', 'seeds', 'pass@1']
+  header, base, rl = arms.table(found, ['pass@1'], {}).splitlines()
+  assert header.split() == ['arm', 'p', 'against', 'seeds', 'pass@1']
   # Errors: 0.0707 / sqrt(2); t = 0.7 / 0.0707, 2 degrees of freedom.
   assert base.split() == ['base', '2', '0.150', '+-', '0.050']
-  assert rl.split() == ['rl', '2', '0.850', '+-', '0.050', '(p', '0.01)']
+  assert rl.split() == [
+    'rl', 'base', '2', '0.850', '+-', '0.050', '(p', '0.01)'
+  ]  # fmt: skip
+  assert arms.values(found, ['pass@1']).splitlines()[-1] == 'rl,1,pass@1,0.9'
+
+
+def test_an_arm_is_compared_with_another_one_if_asked(run):
+  found = {
+    'base': [run('b', {'a': 0.0, 'b': 0.0})],
+    'one': [run(f'o{i}', {'a': v, 'b': 0.1}) for i, v in enumerate((0.1, 0.2))],
+    'two': [run(f't{i}', {'a': v, 'b': 0.1}) for i, v in enumerate((0.8, 0.9))],
+  }
+  *_, two = arms.table(found, ['a - b'], {'two': 'one'}).splitlines()
+  assert two.split() == [
+    'two', 'one', '2', '0.750', '+-', '0.050', '(p', '0.01)'
+  ]  # fmt: skip
 
 
 def test_welchs_test_is_exact_for_two_degrees_of_freedom():
@@ -87,9 +102,9 @@ def test_an_arm_that_seldom_gets_there_says_how_often(run):
     ],
     'b': [run('never', {}, [0.0] * 10)],
   }
-  _, a, b = arms.table(found, ['reach@0.5']).splitlines()
+  _, a, b = arms.table(found, ['reach@0.5'], {}).splitlines()
   assert a.split() == ['a', '2', '5.000', '(1', 'of', '2)']
-  assert b.split() == ['b', '1', 'never']
+  assert b.split() == ['b', 'a', '1', 'never']
 
 
 @pytest.mark.parametrize(

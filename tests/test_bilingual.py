@@ -187,7 +187,7 @@ def test_the_language_reward_is_the_share_of_the_askers_words(thought, share):
     ({'ops': 0}, 'ops=0 must be at least 1'),
     ({'max_number': 10}, 'max_number=10 must be 1 .. 9'),
     ({'languages': ('fr',)}, "languages=('fr',) must name some of en, it"),
-    ({'part': 'half'}, "part='half' must be 'corpus'"),
+    ({'part': 'half'}, "part='half' must be one of"),
     ({'mixed_share': 2.0}, 'mixed_share=2.0 must be between 0 and 1'),
     (
       {'ops': 1, 'max_number': 1, 'part': 'corpus', 'split': 'test'},

@@ -98,6 +98,19 @@ def test_reflective_words_are_told_three_ways():
   assert found['reflective_words'] == 0.75  # three in four answers
   assert found['reflective_per_1k'] == pytest.approx(1000 * 3 / 200)
   assert found['reflective_share'] == 0.5
+  # The first question is right with such words and wrong without; the second's
+  # two answers are wrong.
+  assert found['reflective_gain'] == 0.5
+
+
+def test_what_reflection_gains_is_told_of_questions_with_both_kinds():
+  found = measure(
+    [['<think>wait</think>', '<think>no</think>', '<think>so</think>'],
+     ['<think>but</think>'] * 3],
+    [[False, True, False], [True, True, True]],
+  )  # fmt: skip
+  assert found['reflective_gain'] == -0.5
+  assert 'reflective_gain' not in measure([['a', 'b']], [[True, False]])
 
 
 def test_language_consistency_is_of_thoughts_with_enough_words():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from grpo_jax import rewards, tasks
-from grpo_jax.tasks.common import Example
+from grpo_jax.tasks.common import Example, part_of
 from grpo_jax.tasks.countdown import evaluate
 from grpo_jax.tasks.gsm8k import Gsm8kBuilder
 from grpo_jax.tasks.mawps import normalise, tidy
@@ -666,3 +666,31 @@ def test_no_tensorflow_is_loaded():
   )
   root = pathlib.Path(__file__).resolve().parents[1]
   assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    functools.partial(tasks.arithmetic, min_ops=3, max_ops=3, max_number=5),
+    functools.partial(tasks.attempts, kind='search'),
+    functools.partial(tasks.attempts, kind='lookup'),
+  ],
+)
+def test_rl_asks_nothing_that_a_corpus_has_shown(make):
+  def prompts(**of):
+    task = make(size=400, **of)
+    return {task.example(i).prompt for i in range(len(task))}
+
+  corpus, asked = (
+    prompts(split='train', part=part) for part in ('corpus', 'questions')
+  )
+  assert corpus and asked and not corpus & asked
+  assert not prompts(split='test', part='questions') & (corpus | asked)
+  # Another hash than that of the splits: each has both parts.
+  for split in ('train', 'test'):
+    assert len({part_of(prompt) for prompt in prompts(split=split)}) == 2
+
+
+def test_a_part_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="part='half' must be one of"):
+    tasks.attempts(split='train', size=1, part='half')

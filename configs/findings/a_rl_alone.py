@@ -19,6 +19,8 @@ Seeds: 5, of base and arm alike; `a_rl_alone.py:2` runs two, `:smoke` one of a
 few steps. Measures: pass@1, pass@64, cons@16 on 200 held-out sums, 64 samples
 each; curves and shares of worked answers are in the runs.
 
+RL asks none of the sums that the base was shown (`task.part`).
+
 Holds if rl reaches 0.75 for every seed, random stays within 0.03 of its base,
 and rl is above answers at p < 0.01 (Welch's t-test over seeds). If pass@64 does
 not rise, RL has selected a habit of the base and has not made one: to be said.
@@ -32,7 +34,8 @@ from launch.stages import Stage
 
 HERE = 'configs/findings/a_rl_alone.py'
 ARMS = ('base', 'rl', 'random', 'format', 'answers', 'expert')
-MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
+MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length', 'format')
+COMPARED = {'rl': 'answers', 'expert': 'rl'}
 ROUNDS = 4  # of expert iteration
 
 
@@ -54,7 +57,8 @@ def get_config(arm: str = 'rl'):
     c.updates.microbatches = 2
     c.sft.update(batch_size=32, max_length=24)
     if arm == 'answers':
-      c.task.update(steps_share=0.0, wrong_share=0.0, size=6400)
+      # The very questions that rl asks, in its order.
+      c.task.update(steps_share=0.0, wrong_share=0.0)
     else:
       c.steps = 200
       c.task = dict(name='verified', path='', split='train')

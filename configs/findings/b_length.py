@@ -21,8 +21,8 @@ before and after the change are in metrics.jsonl.
 Holds if on search length is at least twice the base's with accuracy up, rises
 again after the change, and is longer for questions of fewer right pairs; on
 lookup length is flat or falls at 95 % right; wrong answers of search_by_mean
-are longer than those of search. Right answers with 'wait' against those without
-are reported, whatever they say.
+are longer than those of search. What answers with 'wait' gain over others to
+the same question is in eval.json (reflective_gain), whatever it says.
 """
 
 from configs import quickstart_base
@@ -35,7 +35,15 @@ ARMS = {
   'search': 'search', 'lookup': 'lookup', 'search_by_mean': 'search',
   'search_no_cap': 'search',
 }  # fmt: skip
-MEASURES = ('pass@1', 'mean_length_right', 'mean_length_wrong', 'truncated')
+MEASURES = (
+  'pass@1', 'mean_length', 'mean_length_right', 'mean_length_wrong',
+  'truncated', 'reflective_words', 'reflective_per_1k', 'reflective_share',
+)  # fmt: skip
+COMPARED = {
+  'lookup': 'lookup_base',
+  'search_by_mean': 'search',
+  'search_no_cap': 'search',
+}
 LIMIT = 96  # tokens
 
 
@@ -47,6 +55,8 @@ def get_config(arm: str = 'search'):
   c.task = dict(
     name='attempts', split='train', size=1_000_000,
     kind=ARMS.get(kind, kind), seed=0,
+    # RL asks nothing that the base was shown.
+    part='corpus' if arm.endswith('_base') else 'questions',
   )  # fmt: skip
   c.sample.update(
     max_prompt_length=16, max_completion_length=LIMIT, chunk=LIMIT // 2

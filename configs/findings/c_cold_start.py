@@ -30,7 +30,10 @@ from launch.stages import Stage
 HERE = 'configs/findings/c_cold_start.py'
 TASKS = ('sums', 'words')
 COUNTS = (0, 8, 32, 128, 512)
-MEASURES = ('reach@0.5', 'reach@0.8', 'first:reward/correct', 'pass@1')
+MEASURES = (
+  'reach@0.5', 'reach@0.8', 'first:reward/correct', 'pass@1', 'gibberish'
+)  # fmt: skip
+COMPARED = {f'{task}_{n}': f'{task}_0' for task in TASKS for n in COUNTS if n}
 _TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 
@@ -51,6 +54,9 @@ def get_config(stage: str = 'sums_rl'):
       c.keep.rewrite = dict(
         name='function', path='grpo_jax.tasks.bilingual:rewrite'
       )
+      # Right, and all of the thought in the asker's language.
+      c.rewards.language.weight, c.rewards.format.weight = 1.0, 0.0
+      c.keep.min_reward = 2.0
   if what == 'sft':
     c.task = dict(name='verified', path='', split='train')
     c.sft.update(batch_size=8, epochs=3, max_length=60)

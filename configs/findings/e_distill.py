@@ -11,15 +11,15 @@ parameters and a base of its own, on the same corpus. Arms, 3 seeds
 (`e_distill.py:1`: one):
   teacher, student      what there is to begin with
   rl, rl_3x             RL on the student, 200 and 600 rollouts of 512 samples
-  text_1k, _4k, _16k    SFT on so many verified answers of the teacher, three
+  text_500, _2k, _8k    SFT on so many verified answers of the teacher, three
                         epochs, cosine to a tenth (B.4.3)
-  unverified            the teacher's answers as they come, 16k
+  unverified            the teacher's answers as they come, 8k
   answers               right answers without working, to as many questions
-  text_rl               RL after text_16k, which v1 3.2 says gains more
+  text_rl               RL after text_8k, which v1 3.2 says gains more
 Measures: pass@1, pass@64, cons@16 on 200 held-out sums, 64 samples each.
 
-Holds if text_16k is above rl_3x by at least 0.05 at p < 0.01, text_rl is not
-below text_16k, verified is not below unverified, and pass@64 rises by
+Holds if text_8k is above rl_3x by at least 0.05 at p < 0.01, text_rl is not
+below text_8k, verified is not below unverified, and pass@64 rises by
 distillation but not by RL. It presumes a teacher at 0.8 or more and a student
 that RL alone leaves below it: both are in the table. The factor of the student
 over its own base, and over the undistilled larger base, is ours to report; the
@@ -31,11 +31,15 @@ from configs.findings import seeds
 from launch.stages import Stage
 
 HERE = 'configs/findings/e_distill.py'
-COUNTS = {'text_1k': 1000, 'text_4k': 4000, 'text_16k': 16_000}
+COUNTS = {'text_500': 500, 'text_2k': 2000, 'text_8k': 8000}
 ARMS = (
   'student', 'rl', 'rl_3x', *COUNTS, 'unverified', 'answers', 'text_rl',
   'teacher', 'teacher_base',
 )  # fmt: skip
+COMPARED = {
+  'text_8k': 'rl_3x', 'text_rl': 'text_8k', 'unverified': 'text_8k',
+  'answers': 'text_8k', 'teacher': 'teacher_base', 'teacher_base': 'teacher',
+}  # fmt: skip
 MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
 
 
@@ -53,11 +57,11 @@ def get_config(stage: str = 'rl'):
     c.steps = 600
   elif stage == 'keep':
     c.keep.update(
-      prompts=20_000, samples=1, batch_prompts=100, near_duplicates=1.1,
+      prompts=40_000, samples=1, batch_prompts=100, near_duplicates=1.1,
       filters=(dict(name='finished'),),
     )  # fmt: skip
   elif stage == 'answers':
-    c.task.update(steps_share=0.0, wrong_share=0.0, size=16_000)
+    c.task.update(steps_share=0.0, wrong_share=0.0, size=8000)
   elif stage == 'text':
     c.task = dict(name='verified', path='', split='train')
   elif stage != 'rl':
@@ -97,7 +101,7 @@ def _of_seed(seed):
   yield stage('student', 'student', 'sft')
   yield stage('teacher', 'rl', init='teacher_base')
   kept = {f'kept_{name}': {'keep.limit': n} for name, n in COUNTS.items()}
-  kept['kept_unverified'] = {'keep.limit': 16_000, 'keep.right': ''}
+  kept['kept_unverified'] = {'keep.limit': 8000, 'keep.right': ''}
   for name, limit in kept.items():
     yield stage(
       name, 'keep', 'generate', 'teacher', overrides=limit,
@@ -107,7 +111,7 @@ def _of_seed(seed):
   yield stage('answers', 'answers', 'sft', 'student')
   yield stage('rl', 'rl', init='student')
   yield stage('rl_3x', 'rl_3x', init='student')
-  yield stage('text_rl', 'rl', init='text_16k')
+  yield stage('text_rl', 'rl', init='text_8k')
   for arm in ARMS:
     where = f'{{{arm}_{seed}}}'
     yield stage(f'{arm}_eval', 'rl', 'evaluate', workdir=where)

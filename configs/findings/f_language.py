@@ -26,6 +26,9 @@ from launch.stages import Stage
 HERE = 'configs/findings/f_language.py'
 WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 LANGUAGES = ('en', 'it')
+COMPARED = {
+  f'{name}_{w}': f'{name}_{WEIGHTS[0]}' for name in LANGUAGES for w in WEIGHTS
+}
 MEASURES = ('pass@1', 'last:reward/language', 'last:length/mean')
 
 

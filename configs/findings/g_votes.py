@@ -23,7 +23,10 @@ from launch.stages import Stage
 
 HERE = 'configs/findings/g_votes.py'
 STEPS = (0, 25, 50, 100, 200)
-MEASURES = ('pass@1', 'cons@4', 'cons@16', 'cons@64', 'pass@64', 'mean_length')
+MEASURES = (
+  'pass@1', 'cons@4', 'cons@16', 'cons@64', 'cons@64 - pass@1', 'pass@64',
+  'mean_length',
+)  # fmt: skip
 
 
 def get_config(stage: str = 'rl'):

@@ -283,8 +283,11 @@ def _error(x, y, row_weights, known, neutral, coef):
 
   psi_i = (p_i - mean(p)) / n + g' H^-1 x_i (y_i - q_i) over the rows of the
   model; g the gradient of the mean prediction, H the curvature of the fit. The
-  penalty is left out of H, which is at most too wide; gamed rows are given.
+  penalty is left out of H, which is at most too wide; but what it set to zero
+  is no parameter. Gamed rows are given.
   """
+  used = coef != 0
+  neutral, x, coef = neutral[:, used], x[:, used], coef[used]
   p, q = _sigmoid(neutral @ coef), _sigmoid(x @ coef)
   curvature = (x.T * (row_weights * q * (1 - q))) @ x
   slope = (neutral * (p * (1 - p))[:, None]).mean(0)

@@ -22,6 +22,7 @@ def arithmetic(
   min_ops: int,
   max_ops: int,
   max_number: int = 9,
+  part: str = '',
   seed: int = 0,
   steps_share: float = 1.0,
   wrong_share: float = 0.0,
@@ -33,7 +34,9 @@ def arithmetic(
     size: number of examples.
     min_ops, max_ops: the number of operations is uniform between them.
     max_number: terms are 1 .. max_number, at most 9.
-    seed: of the generator; the splits are disjoint across seeds too.
+    part: of the split, by another hash: 'corpus' or 'questions' for a half
+      each, so that RL asks nothing that its base model was shown; '' for both.
+    seed: of the generator; splits and parts are disjoint across seeds too.
     steps_share: share of completions that are worked out, as running totals:
       '<think>08;06;15</think><answer>15</answer>'. The others are direct:
       '<answer>15</answer>'. Terms and totals are equally wide, so that each
@@ -54,6 +57,7 @@ def arithmetic(
     )
   if not 1 <= max_number <= 9:
     raise ValueError(f'arithmetic: max_number={max_number} must be 1 .. 9')
+  common.check_part('arithmetic', part)
   for name, share in (
     ('steps_share', steps_share),
     ('wrong_share', wrong_share),
@@ -61,10 +65,12 @@ def arithmetic(
     if not 0.0 <= share <= 1.0:
       raise ValueError(f'arithmetic: {name}={share} must be between 0 and 1')
 
+  within = f'arithmetic/{seed}/{split}' + (f'/{part}' if part else '')
+
   def make(i):
-    draw = random.Random(f'arithmetic/{seed}/{split}/{i}')
+    draw = random.Random(f'{within}/{i}')
     ops = draw.randint(min_ops, max_ops)
-    prompt, steps, total = _problem(draw, ops, max_number, split)
+    prompt, steps, total = _problem(draw, ops, max_number, split, part)
     if draw.random() < steps_share:
       completion = (
         f'<think>{";".join(steps)}</think><answer>{total:02d}</answer>'
@@ -77,7 +83,7 @@ def arithmetic(
 
   # Too few prompts of a length: say so at the start.
   for ops in range(min_ops, max_ops + 1):
-    _problem(random.Random(0), ops, max_number, split)
+    _problem(random.Random(0), ops, max_number, split, part)
   return common.Task(size, make, _check, summary='{prompt}{answer}')
 
 
@@ -86,16 +92,18 @@ def _check(answer: str, example: common.Example) -> bool:
 
 
 def _problem(
-  draw: random.Random, ops: int, max_number: int, split: str
+  draw: random.Random, ops: int, max_number: int, split: str, part: str
 ) -> tuple[str, list[str], int]:
-  """The first expression of that many operations that is of the split."""
+  """The first expression of that many operations that is of split and part."""
   for _ in range(_TRIES):
     problem = _expression(draw, ops, max_number)
-    if common.split_of(problem[0]) == split:
+    found = common.split_of(problem[0]), common.part_of(problem[0])
+    if found[0] == split and part in ('', found[1]):
       return problem
   raise ValueError(
-    f'arithmetic: no {split} prompt in {_TRIES} draws with {ops} operations '
-    f'on numbers up to {max_number}; raise min_ops or max_number'
+    f'arithmetic: no {split} prompt with {ops} operations on numbers up to '
+    f'{max_number} in {_TRIES} draws (part={part!r}); raise min_ops or '
+    'max_number'
   )
 
 

@@ -29,6 +29,7 @@ def attempts(
   numbers: int = 6,
   stop_share: float = 0.65,
   repair_share: float = 0.02,
+  part: str = '',
   seed: int = 0,
 ) -> common.Task:
   """Questions whose reference thoughts are short and often stop too early.
@@ -41,7 +42,9 @@ def attempts(
     stop_share: chance that a thought of the corpus ends after a try, found or
       not: the number of tries is geometric with mean 1 / stop_share.
     repair_share: chance that a try is written down wrong and repaired.
-    seed: of the generator; the splits are disjoint across seeds too.
+    part: of the split, by another hash: 'corpus' or 'questions' for a half
+      each, so that RL asks nothing that its base model was shown; '' for both.
+    seed: of the generator; splits and parts are disjoint across seeds too.
 
   Raises:
     ValueError: an argument out of range.
@@ -51,6 +54,7 @@ def attempts(
     raise ValueError(f'attempts: kind={kind!r} must be one of {KINDS}')
   if not 3 <= numbers <= 9:
     raise ValueError(f'attempts: numbers={numbers} must be 3 .. 9')
+  common.check_part('attempts', part)
   for name, share in (
     ('stop_share', stop_share),
     ('repair_share', repair_share),
@@ -59,8 +63,8 @@ def attempts(
       raise ValueError(f'attempts: {name}={share} must be between 0 and 1')
 
   def make(i):
-    draw = random.Random(f'attempts/{kind}/{seed}/{split}/{i}')
-    listed, target = _question(draw, kind, numbers, split)
+    draw = random.Random(f'attempts/{kind}/{seed}/{split}{part}/{i}')
+    listed, target = _question(draw, kind, numbers, split, part)
     tried, last = _tries(
       draw, listed, target, kind=kind, stop=stop_share, repair=repair_share
     )
@@ -97,15 +101,17 @@ def _check(answer: str, example: common.Example) -> bool:
   return both and a + b == facts['target']
 
 
-def _question(draw, kind, numbers, split):
-  """Numbers and a target of the split."""
+def _question(draw, kind, numbers, split, part):
+  """Numbers and a target of split and part."""
   for _ in range(_TRIES):
     listed = tuple(draw.sample(range(1, 10), numbers))
     if kind == 'search':
       target = sum(draw.sample(listed, 2))
     else:
       target = draw.randint(1, numbers)
-    if common.split_of(f'{listed}{target}') == split:
+    written = f'{listed}{target}'
+    here = common.split_of(written) == split
+    if here and part in ('', common.part_of(written)):
       return listed, target
   raise ValueError(f'attempts: no {split} question in {_TRIES} draws')
 

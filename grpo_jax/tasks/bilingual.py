@@ -18,7 +18,6 @@ in minutes.
 """
 
 import dataclasses
-import hashlib
 import random
 
 from grpo_jax.rewards import text
@@ -192,17 +191,15 @@ def _sum(draw, ops, max_number, split, part):
       terms.append(f'{sign}{number}')
       totals.append(total)
     written = ''.join(terms)
-    if common.split_of(written) == split and part in ('', _part_of(written)):
+    if common.split_of(written) == split and part in (
+      '',
+      common.part_of(written),
+    ):
       return terms, totals
   raise ValueError(
     f'bilingual: no sum of ops={ops} and max_number={max_number} in '
     f'split={split!r}, part={part!r}; raise one of them'
   )
-
-
-def _part_of(written: str) -> str:
-  digest = hashlib.sha256(f'part/{written}'.encode()).digest()
-  return 'corpus' if digest[0] < 128 else 'questions'
 
 
 def _misread(terms, total):
@@ -222,10 +219,7 @@ def _check_arguments(split, size, ops, max_number, languages, part, **shares):
       f'bilingual: languages={languages!r} must name some of '
       f'{", ".join(LANGUAGES)}'
     )
-  if part not in ('', 'corpus', 'questions'):
-    raise ValueError(
-      f"bilingual: part={part!r} must be 'corpus', 'questions' or ''"
-    )
+  common.check_part('bilingual', part)
   for name, share in shares.items():
     if not 0.0 <= share <= 1.0:
       raise ValueError(f'bilingual: {name}={share} must be between 0 and 1')

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+PARTS = ('corpus', 'questions')
 SPECIALS = ('<think>', '</think>', '<answer>', '</answer>')
 
 
@@ -117,6 +118,24 @@ def split_of(text: str, *, test_share: float = 0.1) -> str:
   digest = hashlib.sha256(text.encode('utf-8', 'backslashreplace')).digest()
   share = int.from_bytes(digest[:8], 'big') / 2**64
   return 'test' if share < test_share else 'train'
+
+
+def part_of(text: str) -> str:
+  """'corpus' or 'questions': of all texts a half each, whatever their split.
+
+  What a base model learns from has one, what RL asks the other, so that no
+  question was seen with its answer before.
+  """
+  digest = hashlib.sha256(f'part/{text}'.encode()).digest()
+  return PARTS[digest[0] // 128]
+
+
+def check_part(name: str, part: str) -> None:
+  """ValueError for a part that no task has."""
+  if part not in ('', *PARTS):
+    raise ValueError(
+      f"{name}: part={part!r} must be one of {PARTS}, or '' for both"
+    )
 
 
 def check_arguments(name: str, *, split: str, size: int | None = None):
