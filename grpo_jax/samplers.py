@@ -100,6 +100,7 @@ class _Bound:
     """Branches that begin together."""
 
     def start(prompts, key, first):
+      prompts = self.rows.constrain(prompts)
       state = sampling.start_decoding(
         prompts.last,
         group_size=group_size,
@@ -208,6 +209,8 @@ class _Bound:
     )
 
   def _prefill(self, params, prompts):
+    # They arrive as training wants them.
+    prompts = self.rows.constrain(prompts)
     trunk = transformer.prefill(
       self.policy.model,
       params,

@@ -125,6 +125,7 @@ def program(
     return jnp.where(batch.mask.any(-1), found, jnp.nan)
 
   def fn(params, batch):
+    batch = rows.constrain(batch)
     found = jax.lax.map(
       lambda part: one(params, part), update.split(batch, parts=parts)
     )

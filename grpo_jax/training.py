@@ -200,6 +200,8 @@ def rescore(
   rows, parts = policy.rows('train'), _whole_parts(cfg)
 
   def fn(params, batch):
+    # Completions arrive as the sampler left them.
+    batch = rows.constrain(batch)
     outs = jax.lax.map(
       lambda part: scoring(params, part)[:outputs],
       update.split(batch, parts=parts),

@@ -1,7 +1,9 @@
 """What a TPU chip can do, as published.
 
 From the tables "key chip specifications" of https://cloud.google.com/tpu/docs:
-/v4, /v5e, /v5p, /v6e and /tpu7x, read in November 2026.
+/v4, /v5e, /v5p, /v6e and /tpu7x, read in November 2026. What programs may use
+of a device's memory is what the TPU compiler says when one does not fit
+(libtpu 0.0.42).
 """
 
 import dataclasses
@@ -17,18 +19,21 @@ class Chip:
     name: as in a topology's name ('v5p:4x4x4').
     flops: peak of bf16 matrix products a second.
     hbm: bytes of memory.
+    usable: bytes that programs may use of a device's.
     hbm_bandwidth: bytes a second.
     ici_bandwidth: bytes a second received over all links to other chips of the
       slice: half of what the tables call bidirectional.
     clock: cycles a second, as the compiler counts them: the peak over the
       products that the chip's matrix units begin in one cycle.
-    devices: JAX devices a chip.
+    devices: JAX devices a chip, to the compiler. On v4 hardware JAX joins a
+      chip's two, which the compiler alone does not.
     accelerator: of `gcloud`'s --accelerator-type, before the size.
   """
 
   name: str
   flops: float
   hbm: float
+  usable: float
   hbm_bandwidth: float
   ici_bandwidth: float
   clock: float
@@ -37,13 +42,15 @@ class Chip:
 
 
 def _chip(
-  name, tflops, hbm_gib, hbm_gbs, ici_gbs, units, accelerator, devices=1
-):
+  name, tflops, hbm_gib, usable_gib, hbm_gbs, ici_gbs, units, accelerator,
+  devices=1,
+):  # fmt: skip
   """`units`: multiply-adds of all matrix units in one cycle."""
   return Chip(
     name=name,
     flops=tflops * _TERA,
     hbm=hbm_gib * _GIB,
+    usable=usable_gib * _GIB,
     hbm_bandwidth=hbm_gbs * _GB,
     ici_bandwidth=ici_gbs * _GB / 2,
     clock=tflops * _TERA / (2 * units),
@@ -55,11 +62,13 @@ def _chip(
 CHIPS = {
   c.name: c
   for c in (
-    _chip('v4', 275, 32, 1200, 600, 8 * 128**2, 'v4'),
-    _chip('v5e', 197, 16, 819, 400, 4 * 128**2, 'v5litepod'),
-    _chip('v5p', 459, 95, 2765, 1200, 8 * 128**2, 'v5p'),
-    _chip('v6e', 918, 32, 1640, 800, 4 * 256**2, 'v6e'),
-    _chip('tpu7x', 2307, 192, 7380, 1200, 8 * 256**2, 'tpu7x', devices=2),
+    _chip('v4', 275, 32, 15.25, 1200, 600, 8 * 128**2, 'v4', devices=2),
+    _chip('v5e', 197, 16, 15.75, 819, 400, 4 * 128**2, 'v5litepod'),
+    _chip('v5p', 459, 95, 95, 2765, 1200, 8 * 128**2, 'v5p'),
+    _chip('v6e', 918, 32, 31.25, 1640, 800, 4 * 256**2, 'v6e'),
+    _chip(
+      'tpu7x', 2307, 192, 94.75, 7380, 1200, 8 * 256**2, 'tpu7x', devices=2
+    ),  # fmt: skip
   )
 }
 

@@ -168,7 +168,7 @@ def check(
     found.append(
       compiled(program, chip, head_dim=pol.model.head_dim, devices=len(devices))
     )
-    if until_misfit and found[-1].peak > chip.hbm / chip.devices:
+    if until_misfit and found[-1].peak > chip.usable:
       break
   sampled = cfg.launch.job == 'train'
   return Report(

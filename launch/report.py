@@ -11,7 +11,8 @@ from launch import chips
 _GIB = 2**30
 # Programs whose time follows the longest completion of a step.
 _BY_LENGTH = (
-  'reward model', 'teacher logprobs', 'logprobs', 'update', 'critic update'
+  'reward model', 'teacher logprobs', 'logprobs', 'values', 'update',
+  'critic update',
 )  # fmt: skip
 
 
@@ -75,8 +76,8 @@ class Report:
 
   @property
   def hbm(self) -> float:
-    """Bytes that a device has."""
-    return self.chip.hbm / self._cores
+    """Bytes of a device that programs may use."""
+    return self.chip.usable
 
   @property
   def fits(self) -> bool:
@@ -163,7 +164,7 @@ class Report:
     ]
     lines += [
       '',
-      f'memory       {self.peak / _GIB:.3g} of {self.hbm / _GIB:.0f} GiB a '
+      f'memory       {self.peak / _GIB:.3g} of {self.hbm / _GIB:.4g} GiB a '
       f'device: {"fits" if self.fits else "DOES NOT FIT"}',
       f'update       {self.utilisation:.1%} model-FLOPs utilisation',
     ]

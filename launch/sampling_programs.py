@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from grpo_jax import (
   programs,
@@ -36,17 +37,14 @@ def of_config(
   params = placed(params, pol.shardings('train'))
   publish = programs.publish(pol)
   yield Program('publish', publish, (params,), 1, beside - bytes_of(params))
-  published = placed(
-    jax.eval_shape(publish, params), programs.published_shardings(pol)
-  )
-  rows = pol.rows('sample')
+  published, rows = published_of(pol, params), pol.rows('sample')
   q, width = cfg.prompts_per_step, training.trunk_width(cfg)
   prompts = Prompts(
     trunk=jax.ShapeDtypeStruct((q, width), jnp.int32),
     trunk_mask=jax.ShapeDtypeStruct((q, width), jnp.bool_),
     last=jax.ShapeDtypeStruct((q,), jnp.int32),
   )
-  prompts = placed(prompts, rows.of(prompts))
+  prompts = placed(prompts, pol.rows('train').of(prompts))
   key = jax.eval_shape(lambda: programs.stream(0, 'rollout', 0))
   asked = (pol, published, prompts, key)
   if cfg.sample.seats:
@@ -56,6 +54,12 @@ def of_config(
   for name, fn, args, times, others in found:
     caches = bytes_of(args[2].cache) if name == _TOKEN else 0
     yield Program(name, fn, args, times, beside + bytes_of(others), caches)
+
+
+def published_of(pol: Policy, params):
+  """The sampler's weights, which stay until the rollout has its logprobs."""
+  shapes = jax.eval_shape(programs.publish(pol), params)
+  return placed(shapes, programs.published_shardings(pol))
 
 
 def schedule(
@@ -140,6 +144,10 @@ def _seated(cfg, pol, published, prompts, key, plans):
   slot = placed(
     jax.ShapeDtypeStruct((), jnp.int32), sharding.replicated(pol.mesh)
   )
+  # The rows' trunks before are there until the new ones are.
+  others = (published, own, known, found, state)
+  changes = _changes([plan.prompts for plan, _ in plans])
+  yield 'trunks of rows', run.trunks, (trunk, named), changes, others
   args = (published, own, state, keys, slot)
   yield _TOKEN, run.decode, args, 0, (trunk, known, found)
   moves = sum(plan.moved for plan, _ in plans) - 1
@@ -204,6 +212,12 @@ def _plans(cfg, ways, lengths):
       chunk=cfg.sample.chunk,
     )
   )
+
+
+def _changes(values):
+  """How often the next one differs, and the first."""
+  pairs = zip(values, values[1:], strict=False)
+  return 1 + sum(not np.array_equal(a, b) for a, b in pairs)
 
 
 def _slots(plan):

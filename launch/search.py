@@ -92,7 +92,7 @@ def candidates(
     except ValueError as error:
       say(f'{layout}: {error}')
       continue
-    if state > chip.hbm / chip.devices:
+    if state > chip.usable:
       say(f'{layout}: its state alone is {state / 2**30:.1f} GiB a device')
       continue
     possible.append((traffic(cfg, pol.model, layout), layout))
@@ -156,7 +156,7 @@ def table(reports: list[Report]) -> str:
         f'{one.step_seconds:9.1f}{one.tokens_per_second:12.0f}'
       )
     else:
-      line += f'  does not fit in {one.hbm / 2**30:.0f} GiB'
+      line += f'  does not fit in {one.hbm / 2**30:.4g} GiB'
     lines.append(line)
   return '\n'.join(lines) + '\n'
 

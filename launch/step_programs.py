@@ -78,8 +78,9 @@ def of_config(cfg, pol: Policy, lengths: tuple[int, int]) -> Iterator[Program]:
   held = _resident(cfg, pol, teacher)
   kept = bytes_of(state) + held
   yield from sampling_programs.of_config(cfg, pol, state.params, kept, lengths)
-  yield from _scoring(cfg, pol, kept)
-  yield from _learning(cfg, pol, learner, teacher, held)
+  sampler = bytes_of(sampling_programs.published_of(pol, state.params))
+  yield from _scoring(cfg, pol, kept + sampler)
+  yield from _learning(cfg, pol, learner, teacher, held, sampler)
 
 
 def _one_bucket(cfg):
@@ -130,8 +131,14 @@ def numbers(cfg) -> dict[str, int]:
   )
 
 
-def _learning(cfg, pol, learner, teacher, held):
-  """Reference, and the updates of policy and critic."""
+def _learning(cfg, pol, learner, teacher, held, sampler):
+  """Reference, values, and the updates of policy and critic.
+
+  Args:
+    cfg, pol, learner, teacher: of the job.
+    held: bytes of reward models and of a teacher.
+    sampler: bytes of the sampler's weights, which are there until updates.
+  """
   a, u, c = cfg.algorithm, cfg.updates, cfg.critic
   state = learner.policy.abstract
   whole = _batch(cfg, pol, minibatches=1)
@@ -140,13 +147,19 @@ def _learning(cfg, pol, learner, teacher, held):
   if teacher is not None:
     rescore = reference.rescore(teacher[0], cfg)
     args = (teacher[1], whole)
-    yield Program('teacher logprobs', rescore, args, 1, bytes_of(state))
+    rest = bytes_of(state) + sampler
+    yield Program('teacher logprobs', rescore, args, 1, rest)
   if passes:
     rescore = training.rescore(pol, cfg, training.score_of(pol, cfg))
-    rest = bytes_of(state) + held
+    rest = bytes_of(state) + held + sampler
     if teacher is not None or 'reference' not in u.offload:
       rest -= bytes_of(state.params)
     yield Program('logprobs', rescore, (state.params, whole), passes, rest)
+  if learner.values is not None:
+    own = state.params if learner.critic is None else state.critic.params
+    rest = bytes_of(state) + held + sampler - bytes_of(own)
+    values = jax.jit(learner.values)
+    yield Program('values', values, (state, whole), 1, rest)
   # The reference waits beside the updates, on the devices or not.
   beside = bytes_of(whole) + bytes_of(state.ref_params) + held
   state = offload.bring(state.replace(ref_params=None), u.offload)

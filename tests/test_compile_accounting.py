@@ -188,7 +188,8 @@ def report(**changes):
     once=0.1, compile_seconds=0.0, caches=400,
   )  # fmt: skip
   chip = chips.Chip(
-    name='c', flops=1e9, hbm=20.0, hbm_bandwidth=1000.0, ici_bandwidth=1.0,
+    name='c', flops=1e9, hbm=20.0, usable=20.0, hbm_bandwidth=1000.0,
+    ici_bandwidth=1.0,
     clock=1.0, devices=1, accelerator='c',
   )  # fmt: skip
   model = types.SimpleNamespace(
@@ -227,7 +228,8 @@ def test_decoding_pays_for_the_capacity_it_has_reached():
 def test_what_does_not_fit_says_by_how_much_and_what_to_do():
   assert report().fits and 'fits' in report().table()
   small = chips.Chip(
-    name='c', flops=1e9, hbm=9.0, hbm_bandwidth=1000.0, ici_bandwidth=1.0,
+    name='c', flops=1e9, hbm=9.0, usable=9.0, hbm_bandwidth=1000.0,
+    ici_bandwidth=1.0,
     clock=1.0, devices=1, accelerator='c',
   )  # fmt: skip
   tight = report(chip=small)

@@ -27,6 +27,7 @@ CHIP = chips.Chip(
   name='round',
   flops=1e6,
   hbm=1e6,
+  usable=1e6,
   hbm_bandwidth=1e3,
   ici_bandwidth=1e4,
   clock=1.0,
