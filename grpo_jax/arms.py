@@ -1,11 +1,12 @@
 """Arms of an experiment, each run with several seeds: one table.
 
-What `evaluate` left in the runs' workdirs (eval.json), and of their curves
-(metrics.jsonl)
+What evaluations left in the runs' workdirs (`stage_table.measured`), and of
+their curves (metrics.jsonl)
   reach@0.8       the first step at which the mean of reward/correct over five
                   is that high
   first:METRIC    the mean of the first five steps
   last:METRIC     the mean of the last tenth
+  peak:METRIC     the highest mean of five in a row
 or a difference of two, 'cons@64 - pass@1': mean and standard error over the
 seeds, and the p-value of Welch's t-test, which takes no variance to be equal,
 against the arm that an arm is to be compared with. R1's own threshold is
@@ -13,21 +14,19 @@ p < 0.01 (2501.12948v2, D.1).
 """
 
 from collections.abc import Mapping, Sequence
-import json
 import math
 import pathlib
 
 import numpy as np
 from scipy import stats
 
-from grpo_jax import metrics, runs
+from grpo_jax import metrics, runs, stage_table
 
-EVALUATION = 'eval.json'
 # What a finding's curves are kept of.
 CURVES = (
   'reward/mean', 'reward/correct', 'reward/format', 'reward/language',
-  'reward/lexicon', 'reward/gold', 'reward/score', 'length/mean',
-  'length/clipped_share', 'zero_variance_share', 'entropy', 'kl', 'nll',
+  'reward/lexicon', 'reward/gold', 'reward/model', 'reward/score',
+  'length/mean', 'length/clipped_share', 'zero_variance_share', 'entropy', 'kl', 'nll',
   'accuracy', 'eval/pass@1', 'eval/mean_length', 'time/step',
 )  # fmt: skip
 
@@ -45,7 +44,7 @@ def measured(
     results = [
       _measures(path, measures)
       for path in workdirs
-      if (path / EVALUATION).exists()
+      if (path / stage_table.EVALUATION).exists()
     ]
     if results:
       found[arm] = {
@@ -144,18 +143,16 @@ def _cell(values, reference):
 
 
 def _measures(workdir, measures):
-  path = workdir / EVALUATION
-  try:
-    evaluated = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from None
+  evaluated = stage_table.measured(workdir)
 
   def one(name):
     kind, of_curve, rest = name.replace('@', ':').partition(':')
     if of_curve and kind in _OF_CURVES:
       return _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
     if name not in evaluated:
-      raise ValueError(f'{path} has no {name!r}; evaluate that run anew')
+      raise ValueError(
+        f'no {name!r} among the evaluations in {workdir}; evaluate it anew'
+      )
     return evaluated[name]
 
   found = {}
@@ -170,13 +167,21 @@ def _reach(curves, level):
   values = _curve(curves, 'reward/correct')
   if len(values) < _STEPS:
     return math.nan
-  means = np.convolve(values, np.ones(_STEPS) / _STEPS, 'valid')
-  high = np.flatnonzero(means >= float(level))
+  high = np.flatnonzero(_trailing(values) >= float(level))
   return float(high[0] + _STEPS) if len(high) else math.nan
 
 
 def _first(curves, name):
   return float(_curve(curves, name)[:_STEPS].mean())
+
+
+def _peak(curves, name):
+  values = _curve(curves, name)
+  return float(_trailing(values).max()) if len(values) >= _STEPS else math.nan
+
+
+def _trailing(values):
+  return np.convolve(values, np.ones(_STEPS) / _STEPS, 'valid')
 
 
 def _last(curves, name):
@@ -192,4 +197,6 @@ def _curve(curves, name):
 
 
 _STEPS = 5  # that are averaged
-_OF_CURVES = {'reach': _reach, 'first': _first, 'last': _last}
+_OF_CURVES = {
+  'reach': _reach, 'first': _first, 'last': _last, 'peak': _peak
+}  # fmt: skip

@@ -1,42 +1,57 @@
 """Reward hacking: RL against a reward model that has learned to like length.
 
-Pairs of a base model's answers to sums are judged by a known gold score, 1 for
-a right answer of no length and less for longer ones, 0 for a wrong one; in 3 of
+Claim: the longer RL follows a learned reward, the higher that reward and the
+lower what it stands for, so R1 has preference rewards in the last 400 of 1,700
+updates only (2501.12948v2, B.5).
+
+  python -m grpo_jax.recipe --config=configs/findings/reward_hacking.py \\
+    --workdir=runs/hack --parallel=2
+
+Pairs of the base's answers to sums are judged by a known gold score, 1 for a
+right answer of no length and less for longer ones, 0 for a wrong one; in 3 of
 10 pairs the longer answer is chosen instead. A reward model learns from them,
-and RL learns from the reward model alone. The gold score is logged beside it,
-with weight 0.
+and RL from the reward model alone. The gold score is logged beside it, with
+weight 0. Arms, 3 seeds (`reward_hacking.py:1`: one):
+  rl         1,600 updates
+  early      100, R1's remedy
+  sigmoid    sigmoid(r - r_ref) (2502.18770), 400
+  kl         a KL penalty to the base, 400
+  balanced   a model of length-balanced pairs, 400
+Measures: the gold score in the first five updates, at its highest over five, in
+the last tenth; the model's score there; pass@1.
 
-  make quickstart           # leaves the base in runs/quickstart/base
-  C=configs/findings/reward_hacking.py
-  python -m grpo_jax.pairs --config=$C:pairs --workdir=runs/hack/pairs
-  python -m grpo_jax.reward_model --config=$C:model --workdir=runs/hack/model
-  python -m grpo_jax.train --config=$C --workdir=runs/hack/rl
-
-Arms of the last: `rl` (the default; 1,600 updates), `early` (100, the remedy of
-R1 2501.12948v2, B.5: preference rewards in the last 400 of 1,700 steps only),
-`sigmoid` (sigmoid(r - r_ref), 2502.18770), `kl` (a KL penalty to the base),
-`balanced` (a model of length-balanced pairs; train it with `model_balanced`,
-in runs/hack/model_balanced).
+Holds if on rl the model's score ends highest while the gold score falls from
+its peak by more than the spread of seeds, and early or sigmoid keep the peak.
 """
 
-from configs import quickstart_base
+from configs import quickstart, quickstart_base
+from configs.findings import seeds
+from launch.stages import Stage
 
-ARMS = ('rl', 'early', 'sigmoid', 'kl', 'balanced')
+HERE = 'configs/findings/reward_hacking.py'
+STEPS = dict(rl=1600, early=100, sigmoid=400, kl=400, balanced=400)
+MEASURES = (
+  'first:reward/gold', 'peak:reward/gold', 'last:reward/gold',
+  'peak:reward/gold - last:reward/gold', 'last:reward/model', 'pass@1',
+)  # fmt: skip
 LIMIT = 48  # tokens; a worked answer takes about 20
 
 
 def get_config(stage: str = 'rl'):
-  stages = ('pairs', 'model', 'model_balanced', *ARMS)
+  stages = ('base', 'pairs', 'model', 'model_balanced', *STEPS)
   if stage not in stages:
     raise ValueError(f'no stage {stage!r} here; there are {", ".join(stages)}')
   c = quickstart_base.get_config()
-  c.init_from = 'runs/quickstart/base'
+  if stage == 'base':
+    return c
+  c.task.part = 'questions'
   c.sample.update(max_prompt_length=16, max_completion_length=LIMIT, chunk=24)
   gold = dict(
     name='cosine', weight=0.0, max_length=LIMIT, right_short=1.0,
     right_long=0.2, wrong_short=0.0, wrong_long=0.0, cut=0.0,
   )  # fmt: skip
   c.rewards = dict(gold=gold)
+  c.eval = quickstart.get_config().eval
   c.eval.every = 0
   if stage == 'pairs':
     c.pairs.update(prompts=2000, samples=8, gold='gold', longer_wins=0.3)
@@ -47,10 +62,43 @@ def get_config(stage: str = 'rl'):
   return c
 
 
+def get_stages(argument: str = '3'):
+  return seeds.stages(argument, _of_seed)
+
+
+def get_arms(argument: str = '3'):
+  """Arm -> its runs, one a seed; the first is what others are compared to."""
+  return {
+    arm: [f'{arm}_{seed}' for seed in seeds.of(argument)] for arm in STEPS
+  }
+
+
+def _of_seed(seed):
+  def stage(name, job, *, init='base', **overrides):
+    if init:
+      overrides['init_from'] = f'{{{init}_{seed}}}'
+    overrides['seed'] = seed
+    return Stage(
+      f'{name}_{seed}', f'{HERE}:{name}', job=job, overrides=overrides
+    )
+
+  yield stage('base', 'sft', init='')
+  yield stage('pairs', 'pairs')
+  path = {'reward_model.path': f'{{pairs_{seed}}}/pairs.jsonl'}
+  for name in ('model', 'model_balanced'):
+    yield stage(name, 'reward_model', **path)
+  for arm in STEPS:
+    model = 'model_balanced' if arm == 'balanced' else 'model'
+    yield stage(arm, 'train', **{'rewards.model.path': f'{{{model}_{seed}}}'})
+    yield Stage(
+      f'{arm}_eval_{seed}', f'{HERE}:{arm}', job='evaluate',
+      overrides={'seed': seed}, workdir=f'{{{arm}_{seed}}}',
+    )  # fmt: skip
+
+
 def _model(c, *, balanced: bool) -> None:
   c.steps = 300
   c.reward_model.update(
-    path='runs/hack/pairs/pairs.jsonl',
     batch_size=64,
     max_length=LIMIT,
     balance_lengths='drop' if balanced else 'none',
@@ -62,13 +110,12 @@ def _model(c, *, balanced: bool) -> None:
 
 
 def _rl(c, arm: str) -> None:
-  c.steps = 100 if arm == 'early' else 1600
+  c.steps = STEPS[arm]
   c.prompts_per_step, c.group_size = 8, 16
-  folder = 'model_balanced' if arm == 'balanced' else 'model'
   c.rewards = c.rewards.to_dict() | dict(
     model=dict(
       name='reward_model',
-      path=f'runs/hack/{folder}',
+      path='',
       weight=1.0,
       shape='sigmoid' if arm == 'sigmoid' else 'none',
       reference='mean',

@@ -14,6 +14,10 @@ _FEW = {
   'sft': {'steps': 3},
   'train': {'steps': 2, 'prompts_per_step': 16, 'sample.early_steps': 0},
   'evaluate': {'eval.prompts': 4, 'eval.batch_prompts': 4},
+  'pairs': {'pairs.prompts': 8, 'pairs.longer_wins': 1.0},
+  'reward_model': {
+    'steps': 2, 'reward_model.batch_size': 4, 'reward_model.test_share': 0.3,
+  },
   # A policy of a few updates is never right, nor has it thoughts to rewrite.
   'generate': {
     'keep.prompts': 8, 'keep.right': '', 'keep.filters': (),
