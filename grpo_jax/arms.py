@@ -26,8 +26,8 @@ from grpo_jax import metrics, runs, stage_table
 CURVES = (
   'reward/mean', 'reward/correct', 'reward/format', 'reward/language',
   'reward/lexicon', 'reward/gold', 'reward/model', 'reward/score',
-  'length/mean', 'length/clipped_share', 'zero_variance_share', 'entropy', 'kl', 'nll',
-  'accuracy', 'eval/pass@1', 'eval/mean_length', 'time/step',
+  'length/mean', 'length/clipped_share', 'zero_variance_share', 'entropy',
+  'kl', 'nll', 'accuracy', 'eval/pass@1', 'eval/mean_length', 'time/step',
 )  # fmt: skip
 
 
