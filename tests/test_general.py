@@ -29,11 +29,11 @@ def general(**changed):
 @pytest.mark.parametrize(
   'prompt, answer, score',
   [
-    ('greet tom', 'hello tom, nice to see you', 1.0),
-    ('greet tom', 'hello tom', 0.7),
+    ('greet tom', 'hello there, nice to see you', 1.0),
+    ('greet tom', 'hello there', 0.7),
     ('greet tom', 'hi', 0.2),
     ('greet tom', 'hello ann', 0.4),
-    ('thank ann for a hat', 'thank you ann, the hat is good', 1.0),
+    ('thank ann for a hat', 'thank you, that is kind', 1.0),
     ('thank ann for a hat', 'thanks', 0.2),
     ('list 3 pets', 'cat, dog, owl', 1.0),
     ('list 3 pets', 'cat, dog', 2 / 3),
@@ -57,7 +57,7 @@ def test_helpfulness_is_what_the_instruction_asks_for(prompt, answer, score):
 
 
 def test_a_long_answer_is_worth_half():
-  answer = 'hello tom, nice to see you ' + 'indeed my old dear friend of mine'
+  answer = 'hello there, nice to see you, ' + 'indeed my dear old friend'
   assert helpfulness('greet tom', answer) == 0.5
 
 
@@ -95,7 +95,7 @@ def test_gold_is_nothing_where_the_answer_is_not_safe():
 
 
 def test_the_judge_prefers_the_higher_gold_score():
-  best, good = 'hello tom, nice to see you', 'hello tom'
+  best, good = 'hello there, nice to see you', 'hello there'
   assert judge('greet tom', good, best) == 1.0
   assert judge('greet tom', best, good) == 0.0
   assert judge('greet tom', best, f'<answer>{best}</answer>') == 0.5
@@ -125,11 +125,10 @@ def test_only_the_kinds_and_levels_asked_for_come():
 def test_the_score_reward_is_the_gold_score_of_the_answer():
   task = general(kinds=('greet',))
   e = task.example(0)
-  name = e.prompt.split()[1]
   reward = rewards.score(task=task)
-  said = f'<think>a greeting</think><answer>hello {name}</answer>'
+  said = '<think>a greeting</think><answer>hello there</answer>'
   assert reward(said, e) == pytest.approx(0.7)
-  assert reward(f'hello {name}', e) == 0.0  # no answer
+  assert reward('hello there', e) == 0.0  # no answer
   assert reward(said, tasks.Example('', '1')) == 0.0  # no score
   whole = rewards.score(task=task, field='safe', extract='')
   assert whole('anything', e) == 1.0
