@@ -38,7 +38,11 @@ from launch import (  # noqa: E402
   xla_flags,
 )
 
-_SIGTERM = 128 + 15  # how a job ends that SIGTERM made save
+_GONE = -1  # of a machine that rebooted, there is no status
+_SIGTERM, _SIGABRT = 128 + 15, 128 + 6  # the former made a job save
+# Where nothing else is told, nobody failed by itself. JAX aborts too where
+# another process is gone.
+_INTERRUPTED = {_GONE, _SIGTERM, _SIGABRT, worker.LOST}
 _MISSED = 5  # polls in a row until machines that do not answer are gone
 
 # Of its own: the job's flags and those of other launchers stay out of it.
@@ -273,12 +277,21 @@ def _judge(sh, pod, reports):
   queued.alive(sh, pod)
   if any(one.state == 'stopped' for one in reports):
     raise shell.Failed(f'the job on {pod.name} was stopped by `stop`')
-  if any(one.code in (-1, _SIGTERM) for one in reports):
-    # Maintenance reboots machines and leaves the pod.
-    raise shell.Failed(f'the job on {pod.name} was interrupted', 'interrupted')
+  codes = {one.code for one in reports if one.code}
+  # Maintenance reboots machines and leaves the pod; whatever the others end
+  # with is of that.
+  if codes & {_GONE, _SIGTERM} or codes and codes <= _INTERRUPTED:
+    told = ', '.join(
+      'lost' if c == _GONE else f'exit {c}' for c in sorted(codes)
+    )
+    raise shell.Failed(
+      f'the job on {pod.name} was interrupted ({told})', 'interrupted'
+    )
   saved = _save(sh, pod)
   failed = [one for one in reports if one.code]
   if failed:
+    # The others ended because of it.
+    failed.sort(key=lambda one: one.code in _INTERRUPTED)
     raise shell.Failed(
       f'the job ended with {failed[0].code} on {failed[0].host} and '
       f'{len(failed) - 1} other workers: see {saved or "`logs`"}'

@@ -14,6 +14,9 @@ import re
 from launch import shell
 
 HOME = 'grpo_jax_pod'
+# How a job ends whose other processes are gone, `grpo_jax.hosts.LOST`: started
+# again for all, it goes on.
+LOST = 75
 _RUNNING = (
   f"{{ echo \"{shell.OURS}a job runs on this pod already: 'logs' shows it, "
   "'stop' ends it\" >&2; exit 75; }"

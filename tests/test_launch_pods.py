@@ -12,6 +12,7 @@ import tarfile
 from clouds import HOSTILE, JOB, ME, NEW, pod, PYTHON, ROOT, until, WHERE
 import pytest
 
+from grpo_jax import hosts
 from launch import (
   bucket,
   gke,
@@ -372,7 +373,13 @@ def test_watching_makes_a_preempted_pod_again_and_runs_the_same_command(
   assert (logs / 't1v-w-0.log').read_text() == 'one\nthree\n'
 
 
-@pytest.mark.parametrize('report', ['exit 143, exit 143', 'exit 1, lost -'])
+@pytest.mark.parametrize(
+  'report',
+  [
+    'exit 143, exit 143', 'exit 1, lost -', 'exit 75, exit 75',
+    'exit 134, exit 75', 'exit 134, exit 134', 'exit 0, exit 75',
+  ],
+)  # fmt: skip
 def test_a_job_interrupted_on_a_pod_that_stays_is_started_there(cloud, report):
   cloud.states(*7 * ['ACTIVE'])
   cloud.reports('none -, none -', report, 'exit 143, none -', 'exit 0, exit 0')
@@ -415,12 +422,27 @@ def test_waits_double_up_to_a_bound():
   assert waits == [30, 60, 120, 240, 480, 900, 900]
 
 
-def test_a_job_that_fails_by_itself_is_not_started_again(cloud, capsys):
+@pytest.mark.parametrize(
+  'report, told',
+  [
+    ('exit 1, exit 134', '1 on t1v-w-0 and 1 other workers'),
+    ('exit 75, exit 2', '2 on t1v-w-1 and 1 other workers'),
+    ('exit 134, exit 75, exit 137', '137 on t1v-w-2 and 2 other workers'),
+  ],
+)
+def test_a_job_that_fails_by_itself_is_not_started_again(
+  cloud, capsys, report, told
+):
   cloud.states('NONE', 'ACTIVE', 'ACTIVE', 'ACTIVE')
-  cloud.reports('exit 1, exit 134')
+  cloud.reports(report)
   assert pod('run', '--watch', *NEW, job=JOB) == 1
-  assert 'ended with 1 on t1v-w-0' in capsys.readouterr().err
+  assert f'the job ended with {told}: see' in capsys.readouterr().err
   assert cloud.verbs()[-1] == 'log'
+
+
+def test_launchers_and_jobs_mean_the_same_status():
+  # The launchers need no JAX, so they cannot import it.
+  assert worker.LOST == hosts.LOST
 
 
 @pytest.mark.parametrize(
@@ -504,7 +526,7 @@ def test_gke_submits_by_xpk_what_its_dry_run_prints(cloud, capsys):
     'xpk', 'workload', 'create', '--cluster=c1', *WHERE, '--workload=w1',
     '--tpu-type=v5p-128', '--num-slices=2', '--base-docker-image=python:3.12',
     f'--script-dir={code}', f'--storage={bucket.storage("my-bucket")}',
-    '--priority=medium', '--max-restarts=20',
+    '--priority=medium', '--max-restarts=20', '--restart-on-exit-codes=75',
     '--termination-grace-period-seconds=600',
   ]  # fmt: skip
 
