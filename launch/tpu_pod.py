@@ -130,13 +130,18 @@ def logs(sh, pod, job):
     _save(sh, pod)
     return
   which = names.checked('worker', FLAGS.worker)
-  queued.ssh(
-    sh,
-    pod,
-    worker.follow(lines=FLAGS.lines, named=which == 'all'),
-    node='all' if which == 'all' else '0',
-    worker=which,
-  )
+  script = worker.follow(lines=FLAGS.lines, named=which == 'all')
+  if which != 'all':
+    queued.ssh(sh, pod, script, node='0', worker=which)
+    return
+  try:
+    workers = len(_reports(sh, pod))
+  except shell.Failed as error:
+    if error.kind != 'network':
+      raise
+    sh.say(f'{error}; following those that gcloud reaches, 64 at most')
+    workers = 0
+  queued.ssh_at_once(sh, pod, script, workers=workers)
 
 
 def stop(sh, pod, job):

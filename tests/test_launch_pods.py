@@ -78,7 +78,7 @@ def test_several_slices_are_nodes_of_one_request(cloud):
     (['run', *NEW, '--slices=2'], ['NONE', 'ACTIVE'], []),
     (['run', *NEW, '--watch'], ['NONE'] + 3 * ['ACTIVE'], ['exit 0']),
     (['status'], ['ACTIVE'], ['running -']),
-    (['logs', '--worker=all', '--lines=7'], [], []),
+    (['logs', '--worker=all', '--lines=7'], [], ['running -']),
     (['logs', '--out=logs'], [], []),
     (['stop'], [], ['stopped 143']),
     (['delete'], [], []),
@@ -518,6 +518,56 @@ def test_ctrl_c_ends_watching_only_and_says_so(cloud, capsys, monkeypatch):
   assert pod('run', '--watch', *NEW, job=JOB) == 130
   assert 'stopped watching; what runs on r1 goes on' in capsys.readouterr().err
   assert cloud.verbs() == ['describe', 'create', 'describe', *LAUNCH]
+
+
+# gcloud's ssh has a batch of 64 at most and waits for its end.
+@pytest.mark.parametrize(
+  'workers, slices, parts',
+  [
+    (2, 1, [('all', 'all')]),
+    (64, 2, [('all', 'all')]),
+    (128, 1, [('0', '0-63'), ('0', '64-127')]),
+    (129, 1, [('0', '0-63'), ('0', '64-127'), ('0', '128')]),
+    (80, 2, [('0', '0-39'), ('1', '0-39')]),
+  ],
+)
+def test_all_logs_are_followed_at_once(cloud, workers, slices, parts):
+  cloud.reports(', '.join(workers * ['running -']))
+  cloud.answers('describe', json.dumps({'tpu': {'nodeSpec': slices * [{}]}}))
+  assert pod('logs', '--worker=all') == 0
+  script = f'--command={worker.follow(lines=100, named=True)}'
+  calls = [call for call in cloud.calls() if call[-1] == script]
+  assert sorted(calls) == sorted(
+    [
+      *gcloud('ssh', 'r1'), f'--node={node}', f'--worker={part}',
+      '--batch-size=64', script,
+    ]
+    for node, part in parts
+  )  # fmt: skip
+
+
+def test_logs_are_followed_where_a_worker_does_not_answer(cloud, capsys):
+  cloud.answers('echo "worker', err='exited with return code [255].', code=1)
+  assert pod('logs', '--worker=all') == 0
+  assert 'do not answer over ssh' in capsys.readouterr().err
+  assert cloud.calls()[-1][-4:-1] == [
+    '--node=all', '--worker=all', '--batch-size=64',
+  ]  # fmt: skip
+
+
+def test_commands_that_run_together_do_and_tell_the_first_error(tmp_path):
+  def until_there(name, other):
+    return (
+      f'touch {name}; for i in $(seq 500); do test -e {other} && exit {name}; '
+      'sleep 0.02; done; exit 9'
+    )
+
+  commands = [
+    ['bash', '-c', f'cd {tmp_path}; {until_there(*names)}']
+    for names in ((3, 4), (4, 3))
+  ]
+  with pytest.raises(shell.Failed, match='ended with [34]'):
+    shell.Shell().run_together(commands)
 
 
 def test_the_code_is_what_git_tracks_as_it_is_on_disk(
