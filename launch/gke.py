@@ -50,7 +50,12 @@ flags.DEFINE_string(
 flags.DEFINE_string('image', '', 'Image with the code in it.', **_OURS)
 flags.DEFINE_string('extras', 'tpu', 'Of setup.py, with commas.', **_OURS)
 flags.DEFINE_integer('max_restarts', 20, 'After preemptions.', **_OURS)
-flags.DEFINE_integer('save_seconds', 600, 'From SIGTERM to SIGKILL.', **_OURS)
+flags.DEFINE_integer(
+  'save_seconds',
+  3600,
+  'From SIGTERM to SIGKILL; a job saves once its step is done.',
+  **_OURS,
+)
 flags.DEFINE_enum(
   'priority',
   'medium',

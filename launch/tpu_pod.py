@@ -76,7 +76,9 @@ flags.DEFINE_integer('retries', 20, 'Starts after the first.', **_OURS)
 flags.DEFINE_float('retry_seconds', 30, 'First wait; then doubled.', **_OURS)
 flags.DEFINE_float('poll_seconds', 30, 'Between two looks.', **_OURS)
 flags.DEFINE_float('wait_hours', 24, 'For the pod to be there.', **_OURS)
-flags.DEFINE_float('stop_minutes', 15, 'For the job to save.', **_OURS)
+flags.DEFINE_float(
+  'stop_minutes', 60, 'For the job to end its step and save.', **_OURS
+)
 flags.DEFINE_string('worker', '0', 'logs: a number or all.', **_OURS)
 flags.DEFINE_integer('lines', 100, 'logs: lines of the past.', **_OURS)
 flags.DEFINE_string('out', '', 'logs, run --watch: folder to save.', **_OURS)

@@ -624,7 +624,7 @@ def test_gke_submits_by_xpk_what_its_dry_run_prints(cloud, capsys):
     '--tpu-type=v5p-128', '--num-slices=2', '--base-docker-image=python:3.12',
     f'--script-dir={code}', f'--storage={bucket.storage("my-bucket")}',
     '--priority=medium', '--max-restarts=20', '--restart-on-exit-codes=75',
-    '--termination-grace-period-seconds=600',
+    '--termination-grace-period-seconds=3600',
   ]  # fmt: skip
 
 
