@@ -1,8 +1,10 @@
 """Launchers of pods, with recording stand-ins for gcloud, xpk and kubectl."""
 
+from importlib import metadata
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -703,6 +705,17 @@ def test_the_flags_of_the_compiler_are_one_variable():
   assert shlex.split(value) == [
     f'--{flag}={to}' for flag, to in xla_flags.TPU_FLAGS.items()
   ]
+
+
+def test_workers_get_the_jax_and_libtpu_that_were_checked():
+  text = (ROOT / 'setup.py').read_text()
+  pins = dict(re.findall(r"'(jax\[tpu\]|libtpu)==([\d.]+)'", text))
+  assert f'libtpu {pins["libtpu"]},' in xla_flags.__doc__
+  # These tests' own, and of the libtpu that it asks for.
+  assert pins['jax[tpu]'] == metadata.version('jax')
+  (asked,) = (r for r in metadata.requires('jax') if r.startswith('libtpu=='))
+  series = re.match(r'libtpu==([\d.]+)\.\*;', asked)[1]
+  assert pins['libtpu'].startswith(f'{series}.')
 
 
 def test_every_slice_type_of_cloud_tpu_has_an_image():
