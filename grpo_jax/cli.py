@@ -34,7 +34,8 @@ _cache = flags.DEFINE_string(
   'compilation_cache',
   '~/.cache/grpo_jax',
   'Folder of compiled programs, so that a restart compiles nothing; empty for '
-  'none.',
+  'none. Of several processes the first alone writes: on pods it must be one '
+  'that all read, on a bucket.',
 )
 
 

@@ -55,12 +55,15 @@ _ending = threading.Lock()
 def start(*, distributed: bool) -> None:
   """Joins the other processes, before any device is used.
 
+  Where they do not come within `_START` seconds, this process ends with one
+  line and status `LOST`: all may be started again.
+
   Args:
     distributed: on a TPU pod, where JAX knows who the others are. Without it,
       only where the environment names a coordinator.
 
   Raises:
-    ValueError: the others did not come, or the environment is incomplete.
+    ValueError: the environment is incomplete.
   """
   given = {}
   if COORDINATOR in os.environ:
@@ -77,6 +80,17 @@ def start(*, distributed: bool) -> None:
       ) from None
   elif not distributed:
     return
+  who = given.get('coordinator_address', 'the pod')
+  told = f'the other processes of {who} did not come within {_START} s'
+  set_handler = ctypes.CDLL(None).signal
+
+  # JAX's client aborts then, in C++; where no name server knows the
+  # coordinator, it raises.
+  @ctypes.CFUNCTYPE(None, ctypes.c_int)
+  def on_abort(_):
+    _leave(f'{told}; the lines above say more')
+
+  set_handler(signal.SIGABRT, on_abort)
   try:
     jax.distributed.initialize(
       **given,
@@ -85,12 +99,8 @@ def start(*, distributed: bool) -> None:
       shutdown_timeout_seconds=_END,
     )
   except RuntimeError as error:
-    who = given.get('coordinator_address', 'the pod')
-    raise ValueError(
-      f'the other processes of {who} did not come within {_START} s: '
-      f'{" ".join(str(error).split())[:200]}'
-    ) from None
-  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    _leave(f'{told}: {" ".join(str(error).split())[:200]}')
+  set_handler(signal.SIGABRT, _on_abort)
 
 
 def is_first() -> bool:

@@ -20,7 +20,8 @@ ROOT = '/gcs'
 _ADDRESS = re.compile(
   r"""(^|^--?[\w.]+=|['"])gs://([^/'"]*)((?:/[^'"]*)?)""", re.ASCII
 )
-_WRITTEN = ('workdir', 'out')  # flags whose folders a job writes to
+# Flags whose folders a job writes to.
+_WRITTEN = ('workdir', 'out', 'compilation_cache')
 
 # (a flag of gcsfuse, the same as the CSI driver spells it)
 OPTIONS = (

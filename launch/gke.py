@@ -15,8 +15,9 @@ Where the job names gs://BUCKET/PATH, its containers have the bucket at
 /gcs/BUCKET, by GKE's CSI driver for Cloud Storage FUSE, and it is given
 /gcs/BUCKET/PATH; `attach` the bucket before.
 
-A job that SIGTERM made save ends with 143: xpk starts it again, up to
---max_restarts times, and it resumes from its workdir on the bucket.
+A job that SIGTERM made save ends with 143, one whose other processes are gone
+with 75: xpk starts it again, up to --max_restarts times, and it resumes from
+its workdir on the bucket.
 """
 
 import pathlib
@@ -28,7 +29,7 @@ if not __package__:
 
 from absl import flags  # noqa: E402
 
-from launch import bucket, names, shell, ship, xla_flags  # noqa: E402
+from launch import bucket, names, shell, ship, worker, xla_flags  # noqa: E402
 
 # Of its own: the job's flags and those of other launchers stay out of it.
 FLAGS = flags.FlagValues()
@@ -49,7 +50,12 @@ flags.DEFINE_string(
 flags.DEFINE_string('image', '', 'Image with the code in it.', **_OURS)
 flags.DEFINE_string('extras', 'tpu', 'Of setup.py, with commas.', **_OURS)
 flags.DEFINE_integer('max_restarts', 20, 'After preemptions.', **_OURS)
-flags.DEFINE_integer('save_seconds', 600, 'From SIGTERM to SIGKILL.', **_OURS)
+flags.DEFINE_integer(
+  'save_seconds',
+  3600,
+  'From SIGTERM to SIGKILL; a job saves once its step is done.',
+  **_OURS,
+)
 flags.DEFINE_enum(
   'priority',
   'medium',
@@ -112,6 +118,8 @@ def create(sh, job):
       *(f'--storage={bucket.storage(name)}' for name in job.buckets),
       f'--priority={FLAGS.priority}',
       f'--max-restarts={FLAGS.max_restarts}',
+      # Besides 42 and 127 to 255; any other ends the workload for good.
+      f'--restart-on-exit-codes={worker.LOST}',
       f'--termination-grace-period-seconds={FLAGS.save_seconds}',
       f'--command={command}',
     ]

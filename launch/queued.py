@@ -30,6 +30,9 @@ _PASSING = (
   'SUSPENDING', 'DELETING', 'STATE_UNSPECIFIED',
 )  # fmt: skip
 _DEAD = ('FAILED', 'SUSPENDED', 'PREEMPTED')
+# Workers that gcloud's ssh serves at once, at most, whatever --batch-size says;
+# it waits for these to end before the next.
+_BATCH = 64
 _HOST = re.compile(r'[A-Za-z0-9][\w.-]*', re.ASCII)
 
 
@@ -116,12 +119,7 @@ def state(sh: shell.Shell, pod: Pod, *, dry: str) -> State:
   """How the request is now; `dry` in a dry run. NONE: there is no such one."""
   answer = json.dumps({'state': {'state': dry}})
   try:
-    text = sh.ask(
-      [*_gcloud(pod, 'describe', pod.name), '--format=json'],
-      dry=answer,
-      retries=pod.retries,
-      retry_seconds=pod.retry_seconds,
-    )
+    text = _describe(sh, pod, dry=answer)
   except shell.Failed as error:
     if error.kind != 'missing':
       raise
@@ -207,6 +205,24 @@ def ssh(
   sh.run(_ssh(pod, script, node, worker, options), output=output)
 
 
+def ssh_at_once(
+  sh: shell.Shell, pod: Pod, script: str, *, workers: int
+) -> None:
+  """Runs a script that does not end on all of so many workers."""
+  parts = [('all', 'all')]
+  if workers > _BATCH:
+    nodes = _nodes(sh, pod)
+    parts = [
+      (str(node), part)
+      for node in range(nodes)
+      for part in _ranges(-(-workers // nodes))
+    ]
+  options = (f'--batch-size={_BATCH}',)
+  sh.run_together(
+    [_ssh(pod, script, node, part, options) for node, part in parts]
+  )
+
+
 def ask(sh: shell.Shell, pod: Pod, script: str, *, dry: str) -> str:
   """What a script prints on all workers."""
   return sh.ask(_ssh(pod, script, 'all', 'all', ()), dry=dry)
@@ -252,6 +268,31 @@ def save_logs(
       file.close()
     together.unlink()
   return [folder / f'{host}.log' for host in sorted(files)]
+
+
+def _describe(sh, pod, *, dry):
+  return sh.ask(
+    [*_gcloud(pod, 'describe', pod.name), '--format=json'],
+    dry=dry,
+    retries=pod.retries,
+    retry_seconds=pod.retry_seconds,
+  )
+
+
+def _nodes(sh, pod):
+  """Slices of the pod; those that --slices says where Google does not."""
+  try:
+    return len(json.loads(_describe(sh, pod, dry='{}'))['tpu']['nodeSpec'])
+  except (ValueError, KeyError, TypeError):
+    return pod.slices
+
+
+def _ranges(workers):
+  """Those of a node as gcloud reads them, no more than it serves at once."""
+  for first in range(0, workers, _BATCH):
+    last = min(first + _BATCH, workers) - 1
+    # A range of one is an error to it.
+    yield f'{first}-{last}' if first < last else f'{first}'
 
 
 def _dead(pod, now):

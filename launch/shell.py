@@ -11,6 +11,7 @@ import re
 import string
 import subprocess
 import sys
+import threading
 import time
 
 from absl import flags
@@ -128,6 +129,32 @@ class Shell:
       self._call(argv, output)
     else:
       print(line(argv), flush=True)
+
+  def run_together(self, commands: Sequence[Sequence[str]]) -> None:
+    """Runs them at the same time. Raises the first error, once all ended."""
+    if self.dry_run or len(commands) == 1:
+      for argv in commands:
+        self.run(argv)
+      return
+    errors = []
+
+    def one(argv):
+      try:
+        self.run(argv)
+      except (Failed, OSError) as error:
+        errors.append(error)
+
+    # Not waited for after Ctrl-C, which the commands get too.
+    threads = [
+      threading.Thread(target=one, args=(argv,), daemon=True)
+      for argv in commands
+    ]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    if errors:
+      raise errors[0]
 
   def ask(
     self,

@@ -38,7 +38,11 @@ from launch import (  # noqa: E402
   xla_flags,
 )
 
-_SIGTERM = 128 + 15  # how a job ends that SIGTERM made save
+_GONE = -1  # of a machine that rebooted, there is no status
+_SIGTERM, _SIGABRT = 128 + 15, 128 + 6  # the former made a job save
+# Where nothing else is told, nobody failed by itself. JAX aborts too where
+# another process is gone.
+_INTERRUPTED = {_GONE, _SIGTERM, _SIGABRT, worker.LOST}
 _MISSED = 5  # polls in a row until machines that do not answer are gone
 
 # Of its own: the job's flags and those of other launchers stay out of it.
@@ -72,7 +76,9 @@ flags.DEFINE_integer('retries', 20, 'Starts after the first.', **_OURS)
 flags.DEFINE_float('retry_seconds', 30, 'First wait; then doubled.', **_OURS)
 flags.DEFINE_float('poll_seconds', 30, 'Between two looks.', **_OURS)
 flags.DEFINE_float('wait_hours', 24, 'For the pod to be there.', **_OURS)
-flags.DEFINE_float('stop_minutes', 15, 'For the job to save.', **_OURS)
+flags.DEFINE_float(
+  'stop_minutes', 60, 'For the job to end its step and save.', **_OURS
+)
 flags.DEFINE_string('worker', '0', 'logs: a number or all.', **_OURS)
 flags.DEFINE_integer('lines', 100, 'logs: lines of the past.', **_OURS)
 flags.DEFINE_string('out', '', 'logs, run --watch: folder to save.', **_OURS)
@@ -126,13 +132,18 @@ def logs(sh, pod, job):
     _save(sh, pod)
     return
   which = names.checked('worker', FLAGS.worker)
-  queued.ssh(
-    sh,
-    pod,
-    worker.follow(lines=FLAGS.lines, named=which == 'all'),
-    node='all' if which == 'all' else '0',
-    worker=which,
-  )
+  script = worker.follow(lines=FLAGS.lines, named=which == 'all')
+  if which != 'all':
+    queued.ssh(sh, pod, script, node='0', worker=which)
+    return
+  try:
+    workers = len(_reports(sh, pod))
+  except shell.Failed as error:
+    if error.kind != 'network':
+      raise
+    sh.say(f'{error}; following those that gcloud reaches, 64 at most')
+    workers = 0
+  queued.ssh_at_once(sh, pod, script, workers=workers)
 
 
 def stop(sh, pod, job):
@@ -273,12 +284,21 @@ def _judge(sh, pod, reports):
   queued.alive(sh, pod)
   if any(one.state == 'stopped' for one in reports):
     raise shell.Failed(f'the job on {pod.name} was stopped by `stop`')
-  if any(one.code in (-1, _SIGTERM) for one in reports):
-    # Maintenance reboots machines and leaves the pod.
-    raise shell.Failed(f'the job on {pod.name} was interrupted', 'interrupted')
+  codes = {one.code for one in reports if one.code}
+  # Maintenance reboots machines and leaves the pod; whatever the others end
+  # with is of that.
+  if codes & {_GONE, _SIGTERM} or codes and codes <= _INTERRUPTED:
+    told = ', '.join(
+      'lost' if c == _GONE else f'exit {c}' for c in sorted(codes)
+    )
+    raise shell.Failed(
+      f'the job on {pod.name} was interrupted ({told})', 'interrupted'
+    )
   saved = _save(sh, pod)
   failed = [one for one in reports if one.code]
   if failed:
+    # The others ended because of it.
+    failed.sort(key=lambda one: one.code in _INTERRUPTED)
     raise shell.Failed(
       f'the job ended with {failed[0].code} on {failed[0].host} and '
       f'{len(failed) - 1} other workers: see {saved or "`logs`"}'

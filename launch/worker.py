@@ -4,6 +4,9 @@ Everything is in `~/grpo_jax_pod` of a worker: `code`, `venv`, `log`, and what
 tells how the job is: `lock` (held while it runs), `pid`, `job` (the hash of its
 command), `exit` (its status, once it ended), `stopped` (it was asked to end).
 A lock, not a process number, says that it runs: a reboot frees it.
+
+gcloud runs a script again where the connection ends with an error, and what the
+first run began may go on: a second run of each must do no harm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +17,12 @@ import re
 from launch import shell
 
 HOME = 'grpo_jax_pod'
+# How a job ends whose other processes are gone, `grpo_jax.hosts.LOST`: started
+# again for all, it goes on.
+LOST = 75
 _RUNNING = (
-  f"{{ echo \"{shell.OURS}a job runs on this pod already: 'logs' shows it, "
-  "'stop' ends it\" >&2; exit 75; }"
+  f"echo \"{shell.OURS}a job runs on this pod already: 'logs' shows it, "
+  "'stop' ends it\" >&2; exit 75"
 )
 # Runs "$@" and writes its status. The trap keeps this shell alive at the
 # machine's shutdown, which signals all processes, until the job has saved. Not
@@ -71,16 +77,20 @@ def install(archive: str, *, extras: str) -> str:
   """Unpacks the code from the home folder and installs it and its needs.
 
   Images of Cloud TPU come with Python 3.10: where none is new enough, uv
-  brings one.
+  brings one. A second run waits for what the first has begun, then installs
+  from the archive again, which stays.
   """
   what = shell.quote(f'.[{extras}]')
   return script(
-    f'flock --nonblock lock true || {_RUNNING}',
+    f'flock --nonblock lock true || {{ {_RUNNING}; }}',
+    'exec 8>>installing',
+    'flock 8',
     'rm -rf code',
     'mkdir code',
     f'tar -xzf "$HOME"/{shell.quote(archive)} -C code',
-    f'rm "$HOME"/{shell.quote(archive)}',
-    'if [ ! -x venv/bin/python ]; then '
+    # One that was cut short has no pip.
+    'if ! venv/bin/python -m pip --version >/dev/null 2>&1; then '
+    'rm -rf venv; '
     'for python in python3.13 python3.12 python3.11 python3 ""; do '
     '"$python" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"'
     ' 2>/dev/null && break; done; '
@@ -94,13 +104,18 @@ def install(archive: str, *, extras: str) -> str:
 
 
 def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
-  """Starts the job, out of reach of the end of the connection."""
+  """Starts the job, out of reach of the end of the connection.
+
+  Where this very command runs already, it is the first run's.
+  """
   exports = ' '.join(
     f'{name}={shell.quote(value)}' for name, value in environment.items()
   )
   return script(
     'exec 9>>lock',
-    f'flock --nonblock 9 || {_RUNNING}',
+    'if ! flock --nonblock 9; then '
+    f'if [ "$(cat job 2>/dev/null)" = {identity(job)} ]; then '
+    f'echo "$(hostname): started"; exit; fi; {_RUNNING}; fi',
     'rm -f exit stopped pid',
     f'echo {identity(job)} >job',
     f'export {exports}',
@@ -123,20 +138,25 @@ def report() -> str:
 
 
 def parse(text: str) -> list[Report]:
-  """The reports in what `report` printed, by host."""
-  found = [
-    Report(host, state, -1 if code == '-' else int(code), job)
+  """The reports in what `report` printed, by host, of each its last."""
+  found = {
+    host: Report(host, state, -1 if code == '-' else int(code), job)
     for host, state, code, job in _LINE.findall(text)
-  ]
-  return sorted(found, key=lambda one: one.host)
+  }
+  return [found[host] for host in sorted(found)]
 
 
 def terminate() -> str:
-  """Sends SIGTERM to the job, which saves and leaves. Waits for nothing."""
+  """Sends SIGTERM to the job, which saves and leaves. Waits for nothing.
+
+  Once: a second one would end it unsaved.
+  """
   return script(
-    'if flock --nonblock lock true; then '
-    'echo "$(hostname): no job runs"; else touch stopped; '
-    'kill -TERM "$(cat pid)" && echo "$(hostname): SIGTERM sent"; fi',
+    'if flock --nonblock lock true; then echo "$(hostname): no job runs"; '
+    'elif [ -e stopped ]; then echo "$(hostname): SIGTERM was sent before"; '
+    'else touch stopped; '
+    'if kill -TERM "$(cat pid)"; then echo "$(hostname): SIGTERM sent"; '
+    'else rm stopped; exit 1; fi; fi',
   )
 
 

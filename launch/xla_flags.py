@@ -3,7 +3,7 @@
 `TPU_FLAGS` is their list, `environment()` the variables that carry it. The TPU
 runtime reads LIBTPU_INIT_ARGS once, when it starts: it must be in the
 environment before `jax` is imported. libtpu ends a process over a flag it does
-not know; all of these are in libtpu 0.0.42.
+not know; all of these are in libtpu 0.0.42.1, which setup.py installs for TPU.
 """
 
 TPU_FLAGS = {

@@ -23,9 +23,10 @@ HOSTILE = [
   '', 'a/../b', 'a&b', 'a|b', 'é', 'a\n',
 ]  # fmt: skip
 # Appends its arguments to a file and answers by the first reply that fits.
-# With a folder `worker`, ssh and scp really happen there.
+# With a folder `worker`, ssh and scp really happen there; with a file `twice`,
+# each again, as gcloud does where a connection ended with an error.
 STAND_IN = """#!{python} -SE
-import json, os, sys
+import json, os, subprocess, sys
 here = {folder!r}
 argv = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 with open(here + '/calls', 'a') as file:
@@ -45,21 +46,37 @@ home = here + '/worker'
 if os.path.isdir(home) and 'ssh' in argv:
   command = [a for a in argv if a.startswith('--command=')][0][10:]
   os.environ['HOME'] = home
+  if os.path.exists(here + '/twice'):
+    subprocess.run(['bash', '-c', command])
   os.execvp('bash', ['bash', '-c', command])
 if os.path.isdir(home) and 'scp' in argv:
   with open(argv[5], 'rb') as source:
     with open(home + '/' + argv[6].partition(':')[2], 'wb') as copy:
       copy.write(source.read())
 """
-# As the Python of a worker: records how it was called, saves on SIGTERM.
+# As the Python of a worker: records how it was called, saves on SIGTERM. Its
+# pip loses the connection once where there is a file `cut`, and goes on.
 PYTHON = """#!{python} -SE
 import json, os, signal, sys, time
+def note(name, text):
+  with open({folder!r} + '/' + name, 'a') as file:
+    file.write(text + '\\n')
+if sys.argv[1:4] == ['-m', 'pip', 'install']:
+  note('pips', 'begin')
+  if os.path.exists({folder!r} + '/cut'):
+    os.remove({folder!r} + '/cut')
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(0.5)
+  note('pips', 'end' if os.path.exists('grpo_jax/train.py') else 'no code')
 if sys.argv[1:3] == ['-m', 'pip']:
   sys.exit()
 def save(*_):
+  note('terms', 'SIGTERM')
+  time.sleep(0.3)
   open({folder!r} + '/saved', 'w').close()
   sys.exit(143)
 signal.signal(signal.SIGTERM, save)
+note('jobs', 'started')
 with open({folder!r} + '/job.partial', 'w') as file:
   json.dump([sys.argv[1:], os.environ['LIBTPU_INIT_ARGS'], os.getcwd()], file)
 os.rename({folder!r} + '/job.partial', {folder!r} + '/job')

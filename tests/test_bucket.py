@@ -37,6 +37,12 @@ def test_what_a_job_has_on_buckets_becomes_folders(given, got, buckets):
   assert list(job.buckets) == buckets
 
 
+def test_compiled_programs_are_kept_where_all_workers_read_them():
+  job = bucket.for_workers([*JOB, '--compilation_cache=gs://programs/cache'])
+  assert job.argv[-1] == '--compilation_cache=/gcs/programs/cache'
+  assert job.buckets == job.written == ('my-bucket', 'programs')
+
+
 def test_other_words_reach_the_job_as_they_were():
   words = [*HOSTILE, 'python', '-m', '--prompt=what is gs://?', '--a=/gcs/abc',
            'x gs://abc/y', '--', '--workdir=runs/r', 's3://abc/x']  # fmt: skip

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -165,7 +166,35 @@ def test_the_smallest_config_compiles_to_what_is_kept():
 def test_every_config_that_was_compiled_fits_its_slice(path):
   text = path.read_text()
   assert ': fits\n' in text and 'DOES NOT FIT' not in text
-  # FILE.txt, or FILE_ARGUMENT.txt of --config=FILE.py:ARGUMENT.
+  assert config_of(path).launch.topology in text
+
+
+def config_of(path):
+  """Of FILE.txt, or of FILE_ARGUMENT.txt of --config=FILE.py:ARGUMENT."""
   name = str(path.relative_to(COMPILED).with_suffix(''))
-  files = (REPO / 'configs' / f'{name[:n]}.py' for n in range(len(name) + 1))
-  assert any(file.exists() for file in files)
+  for n in range(len(name), 0, -1):
+    file = REPO / 'configs' / f'{name[:n]}.py'
+    if file.exists():
+      return runpy.run_path(str(file))['get_config'](
+        *filter(None, [name[n + 1 :]])
+      )
+  raise FileNotFoundError(path)
+
+
+def step_seconds(text):
+  """The table's estimate, or that of the only program, an update."""
+  if step := re.search(r'^step +(\S+) s', text, re.M):
+    return float(step[1])
+  columns = re.search(r'^update +(.*)$', text, re.M)[1].split()
+  return float(columns[4])
+
+
+@pytest.mark.parametrize(
+  'path',
+  [p for p in sorted(COMPILED.rglob('*.txt')) if p.stem != 'quickstart_tpu'],
+  ids=lambda path: path.stem,
+)
+def test_a_preemption_costs_a_quarter_to_half_an_hour_of_steps(path):
+  # Nothing is saved for a notice of 30 s: a step is longer.
+  every = config_of(path).checkpoint.every
+  assert 900 <= every * step_seconds(path.read_text()) <= 1800

@@ -236,6 +236,32 @@ def small(body, timeout=SECONDS):
   return finish(start([sys.executable, '-c', code], devices=1), timeout)
 
 
+STARTING = """
+import sys
+from grpo_jax import cli, hosts
+
+hosts._START = 2
+sys.argv = ['job']
+cli.main(lambda cfg, workdir: None)
+"""
+
+
+# The first is JAX's coordinator, for which the second looks.
+@pytest.mark.parametrize('present', [0, 1])
+def test_without_the_others_a_process_ends_so_that_all_are_started_again(
+  present,
+):
+  processes = start([sys.executable, '-c', STARTING])
+  processes[1 - present].kill()
+  alone = finish(processes)[present]
+  assert alone.code == hosts.LOST, alone
+  assert re.fullmatch(
+    r'error: the other processes of [\d.:]+ did not come within 2 s; the lines '
+    'above say more; start the same command again for all: .*',
+    alone.err.splitlines()[-1],
+  ), alone.err
+
+
 def test_a_process_says_what_it_waits_for():
   ended = small("time.sleep(3 * me)\nhosts.wait_for_all('a rest')")
   assert [done.code for done in ended] == [0, 0], ended

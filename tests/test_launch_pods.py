@@ -1,8 +1,10 @@
 """Launchers of pods, with recording stand-ins for gcloud, xpk and kubectl."""
 
+from importlib import metadata
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import tarfile
 from clouds import HOSTILE, JOB, ME, NEW, pod, PYTHON, ROOT, until, WHERE
 import pytest
 
+from grpo_jax import hosts
 from launch import (
   bucket,
   gke,
@@ -77,7 +80,7 @@ def test_several_slices_are_nodes_of_one_request(cloud):
     (['run', *NEW, '--slices=2'], ['NONE', 'ACTIVE'], []),
     (['run', *NEW, '--watch'], ['NONE'] + 3 * ['ACTIVE'], ['exit 0']),
     (['status'], ['ACTIVE'], ['running -']),
-    (['logs', '--worker=all', '--lines=7'], [], []),
+    (['logs', '--worker=all', '--lines=7'], [], ['running -']),
     (['logs', '--out=logs'], [], []),
     (['stop'], [], ['stopped 143']),
     (['delete'], [], []),
@@ -180,7 +183,6 @@ def test_a_job_runs_on_a_worker_with_its_arguments_as_they_were(cloud):
   assert flags == xla_flags.environment()['LIBTPU_INIT_ARGS']
   assert cwd == str(at / 'code')
   assert (at / 'code/grpo_jax/train.py').exists()
-  assert list(at.parent.glob('*.tar.gz')) == []
   assert not (cloud.folder / 'x').exists()
   assert (at / 'exit').read_text() == '0\n'
   log = (at / 'log').read_text()
@@ -225,7 +227,55 @@ def test_a_worker_with_an_old_python_gets_a_new_one(cloud, new, made):
     cloud.states('ACTIVE')
     assert pod('setup') == 0
   calls = (cloud.folder / 'made').read_text().splitlines()
-  assert [c for c in calls if ' -c ' not in c] == [*made, made[-1]]
+  looks = (' -c ', ' --version')
+  calls = [c for c in calls if not any(look in c for look in looks)]
+  assert calls == [*made, made[-1]]
+
+
+def test_an_environment_that_was_cut_short_is_made_again(cloud):
+  at = cloud.has_worker()
+  cloud.script(at / 'venv/bin/python', '#!/bin/sh\nexit 1\n')
+  (cloud.folder / 'new').mkdir()
+  (cloud.folder / 'new' / 'python3.13').touch()
+  cloud.script(cloud.folder / 'bin' / 'python3.13', SHIM)
+  cloud.states('ACTIVE')
+  assert pod('setup') == 0
+  made = cloud.noted('made')
+  assert 'python3.13 -m venv venv' in made
+  assert made[-1] == 'python -m pip install --quiet -e .[tpu]'
+
+
+def test_a_job_starts_once_where_gcloud_runs_all_of_it_twice(cloud):
+  at = cloud.has_worker()
+  for name in ('twice', 'long'):
+    (cloud.folder / name).touch()
+  cloud.states('ACTIVE', 'ACTIVE')
+  assert pod('run', job=JOB) == 0
+  until((cloud.folder / 'job').exists)
+  assert cloud.noted('pips') == 2 * ['begin', 'end']
+  assert pod('run', job=[*JOB, '--x']) == 1
+  assert pod('stop', '--poll_seconds=0.02') == 0
+  assert cloud.noted('terms') == ['SIGTERM']
+  assert (cloud.folder / 'saved').exists()
+  assert (at / 'exit').read_text() == '143\n'
+  assert cloud.noted('jobs') == ['started']
+
+
+def test_an_installation_waits_for_one_that_lost_its_connection(cloud):
+  cloud.has_worker()
+  for name in ('twice', 'cut'):
+    (cloud.folder / name).touch()
+  cloud.states('ACTIVE')
+  assert pod('setup') == 0
+  assert cloud.noted('pips') == 2 * ['begin', 'end']
+
+
+def test_a_worker_that_reports_twice_is_one(cloud):
+  cloud.states('NONE', *4 * ['ACTIVE'])
+  lines = [f'worker w-{i} running - abc0\n' for i in (0, 1, 1)]
+  cloud.answers('echo "worker', ''.join(lines))
+  cloud.reports('exit 0, exit 0')
+  assert pod('run', '--watch', '--retries=0', *NEW, job=JOB) == 0
 
 
 def test_stop_lets_the_job_save_and_a_running_one_is_not_replaced(cloud, capfd):
@@ -372,7 +422,13 @@ def test_watching_makes_a_preempted_pod_again_and_runs_the_same_command(
   assert (logs / 't1v-w-0.log').read_text() == 'one\nthree\n'
 
 
-@pytest.mark.parametrize('report', ['exit 143, exit 143', 'exit 1, lost -'])
+@pytest.mark.parametrize(
+  'report',
+  [
+    'exit 143, exit 143', 'exit 1, lost -', 'exit 75, exit 75',
+    'exit 134, exit 75', 'exit 134, exit 134', 'exit 0, exit 75',
+  ],
+)  # fmt: skip
 def test_a_job_interrupted_on_a_pod_that_stays_is_started_there(cloud, report):
   cloud.states(*7 * ['ACTIVE'])
   cloud.reports('none -, none -', report, 'exit 143, none -', 'exit 0, exit 0')
@@ -415,12 +471,27 @@ def test_waits_double_up_to_a_bound():
   assert waits == [30, 60, 120, 240, 480, 900, 900]
 
 
-def test_a_job_that_fails_by_itself_is_not_started_again(cloud, capsys):
+@pytest.mark.parametrize(
+  'report, told',
+  [
+    ('exit 1, exit 134', '1 on t1v-w-0 and 1 other workers'),
+    ('exit 75, exit 2', '2 on t1v-w-1 and 1 other workers'),
+    ('exit 134, exit 75, exit 137', '137 on t1v-w-2 and 2 other workers'),
+  ],
+)
+def test_a_job_that_fails_by_itself_is_not_started_again(
+  cloud, capsys, report, told
+):
   cloud.states('NONE', 'ACTIVE', 'ACTIVE', 'ACTIVE')
-  cloud.reports('exit 1, exit 134')
+  cloud.reports(report)
   assert pod('run', '--watch', *NEW, job=JOB) == 1
-  assert 'ended with 1 on t1v-w-0' in capsys.readouterr().err
+  assert f'the job ended with {told}: see' in capsys.readouterr().err
   assert cloud.verbs()[-1] == 'log'
+
+
+def test_launchers_and_jobs_mean_the_same_status():
+  # The launchers need no JAX, so they cannot import it.
+  assert worker.LOST == hosts.LOST
 
 
 @pytest.mark.parametrize(
@@ -449,6 +520,56 @@ def test_ctrl_c_ends_watching_only_and_says_so(cloud, capsys, monkeypatch):
   assert pod('run', '--watch', *NEW, job=JOB) == 130
   assert 'stopped watching; what runs on r1 goes on' in capsys.readouterr().err
   assert cloud.verbs() == ['describe', 'create', 'describe', *LAUNCH]
+
+
+# gcloud's ssh has a batch of 64 at most and waits for its end.
+@pytest.mark.parametrize(
+  'workers, slices, parts',
+  [
+    (2, 1, [('all', 'all')]),
+    (64, 2, [('all', 'all')]),
+    (128, 1, [('0', '0-63'), ('0', '64-127')]),
+    (129, 1, [('0', '0-63'), ('0', '64-127'), ('0', '128')]),
+    (80, 2, [('0', '0-39'), ('1', '0-39')]),
+  ],
+)
+def test_all_logs_are_followed_at_once(cloud, workers, slices, parts):
+  cloud.reports(', '.join(workers * ['running -']))
+  cloud.answers('describe', json.dumps({'tpu': {'nodeSpec': slices * [{}]}}))
+  assert pod('logs', '--worker=all') == 0
+  script = f'--command={worker.follow(lines=100, named=True)}'
+  calls = [call for call in cloud.calls() if call[-1] == script]
+  assert sorted(calls) == sorted(
+    [
+      *gcloud('ssh', 'r1'), f'--node={node}', f'--worker={part}',
+      '--batch-size=64', script,
+    ]
+    for node, part in parts
+  )  # fmt: skip
+
+
+def test_logs_are_followed_where_a_worker_does_not_answer(cloud, capsys):
+  cloud.answers('echo "worker', err='exited with return code [255].', code=1)
+  assert pod('logs', '--worker=all') == 0
+  assert 'do not answer over ssh' in capsys.readouterr().err
+  assert cloud.calls()[-1][-4:-1] == [
+    '--node=all', '--worker=all', '--batch-size=64',
+  ]  # fmt: skip
+
+
+def test_commands_that_run_together_do_and_tell_the_first_error(tmp_path):
+  def until_there(name, other):
+    return (
+      f'touch {name}; for i in $(seq 500); do test -e {other} && exit {name}; '
+      'sleep 0.02; done; exit 9'
+    )
+
+  commands = [
+    ['bash', '-c', f'cd {tmp_path}; {until_there(*names)}']
+    for names in ((3, 4), (4, 3))
+  ]
+  with pytest.raises(shell.Failed, match='ended with [34]'):
+    shell.Shell().run_together(commands)
 
 
 def test_the_code_is_what_git_tracks_as_it_is_on_disk(
@@ -504,8 +625,8 @@ def test_gke_submits_by_xpk_what_its_dry_run_prints(cloud, capsys):
     'xpk', 'workload', 'create', '--cluster=c1', *WHERE, '--workload=w1',
     '--tpu-type=v5p-128', '--num-slices=2', '--base-docker-image=python:3.12',
     f'--script-dir={code}', f'--storage={bucket.storage("my-bucket")}',
-    '--priority=medium', '--max-restarts=20',
-    '--termination-grace-period-seconds=600',
+    '--priority=medium', '--max-restarts=20', '--restart-on-exit-codes=75',
+    '--termination-grace-period-seconds=3600',
   ]  # fmt: skip
 
 
@@ -584,6 +705,17 @@ def test_the_flags_of_the_compiler_are_one_variable():
   assert shlex.split(value) == [
     f'--{flag}={to}' for flag, to in xla_flags.TPU_FLAGS.items()
   ]
+
+
+def test_workers_get_the_jax_and_libtpu_that_were_checked():
+  text = (ROOT / 'setup.py').read_text()
+  pins = dict(re.findall(r"'(jax\[tpu\]|libtpu)==([\d.]+)'", text))
+  assert f'libtpu {pins["libtpu"]},' in xla_flags.__doc__
+  # These tests' own, and of the libtpu that it asks for.
+  assert pins['jax[tpu]'] == metadata.version('jax')
+  (asked,) = (r for r in metadata.requires('jax') if r.startswith('libtpu=='))
+  series = re.match(r'libtpu==([\d.]+)\.\*;', asked)[1]
+  assert pins['libtpu'].startswith(f'{series}.')
 
 
 def test_every_slice_type_of_cloud_tpu_has_an_image():
