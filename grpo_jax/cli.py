@@ -18,9 +18,8 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import arguments, errors, hosts, runs
+from grpo_jax import arguments, errors, files, hosts, runs
 
-CONFIG = 'config.json'
 _PACKAGE = pathlib.Path(__file__).parent
 
 _config = config_flags.DEFINE_config_file(
@@ -162,22 +161,15 @@ def shutdown_requested() -> Iterator[Callable[[], int]]:
       signal.signal(number, handler)
 
 
-def write_json(path: pathlib.Path, content) -> None:
-  """Writes atomically: a reader never sees half a file."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-  partial.replace(path)
-
-
 def save_config(cfg: ConfigDict, workdir: pathlib.Path) -> None:
   """Writes `workdir/config.json`, creating the folder."""
   workdir.mkdir(parents=True, exist_ok=True)
-  write_json(workdir / CONFIG, cfg.to_dict())
+  files.write_json(workdir / files.CONFIG, cfg.to_dict())
 
 
 def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
-  if not (workdir / CONFIG).exists():
+  if not (workdir / files.CONFIG).exists():
     return []
   # Through JSON, where a tuple equals a list.
   new, old = (

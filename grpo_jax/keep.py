@@ -27,6 +27,7 @@ from tqdm import tqdm
 from grpo_jax import (
   answers,
   cli,
+  files,
   hosts,
   policy,
   programs,
@@ -169,7 +170,7 @@ def _write(cfg, folder, done, mixed, count, settings):
   }
   readme = record_set.readme(card)
   (folder / record_set.README).write_text(readme, encoding='utf-8')
-  cli.write_json(folder / record_set.CARD, card)
+  files.write_json(folder / record_set.CARD, card)
 
 
 def _settings(cfg, step) -> dict:

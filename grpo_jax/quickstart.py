@@ -12,7 +12,7 @@ from absl import flags
 
 from configs import quickstart as rl_config
 from configs import quickstart_base as base_config
-from grpo_jax import cli, evaluate, policy, programs, runs, sft, train
+from grpo_jax import cli, evaluate, files, policy, programs, runs, sft, train
 
 _seed = flags.DEFINE_integer('seed', 0, 'Of everything.')
 _reward = flags.DEFINE_enum(
@@ -50,13 +50,13 @@ def run(_, workdir: pathlib.Path | None) -> None:
     for name, result in (('base', base), ('trained', trained))
   }
   asked = {'seed': _seed.value, 'reward': _reward.value}
-  cli.write_json(workdir / 'summary.json', summary | asked)
+  files.write_json(workdir / 'summary.json', summary | asked)
   _show(summary, base, trained, workdir)
 
 
 def _refuse_another(cfg, folder):
   """ValueError for a stage that was begun as another experiment."""
-  if not (folder / cli.CONFIG).exists():
+  if not (folder / files.CONFIG).exists():
     return
   asked, there = (
     {'seed': c.seed, 'rewards': c.rewards.to_dict()}
@@ -86,7 +86,7 @@ def _evaluate(cfg, folder):
   pol = policy.open_policy(cfg)
   params = programs.publish(pol)(pol.params())
   result = evaluate.Evaluation(cfg, pol).run(params, progress=True)
-  cli.write_json(path, {'settings': settings, 'result': result})
+  files.write_json(path, {'settings': settings, 'result': result})
   return result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import json
 
 from configs import base
-from grpo_jax import cli, stage_table
+from grpo_jax import cli, files, stage_table
 from launch import summary, trials
 
 # Changed fields that are columns of the table of runs; all are in their own.
@@ -74,7 +74,7 @@ def evaluations(loaded: Sequence) -> list[tuple[str, dict]]:
     if first:
       found.append((run.name, first))
     for name in others:
-      if name != stage_table.INSTRUCTIONS:
+      if name != files.INSTRUCTIONS:
         found.append((f'{run.name} ({name})', stage_table.read(folder / name)))
   return found
 

@@ -16,6 +16,7 @@ import numpy as np
 from grpo_jax import (
   cli,
   config,
+  files,
   hosts,
   losses,
   measures,
@@ -256,7 +257,7 @@ def _leave(cfg, workdir, lesson, loop) -> None:
   if not hosts.is_first():
     return
   read, train, learned, held_out = lesson.read
-  cli.write_json(
+  files.write_json(
     workdir / scorer.FILE,
     {
       'step': cfg.steps,

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from grpo_jax import cli
+from grpo_jax import cli, files
 from launch import processes, trials
 
 MARKER = 'stage.json'
@@ -188,7 +188,7 @@ class Step:
 
   def progress(self) -> str:
     """Steps done and in all, of a job that counts them."""
-    config = self.folder / cli.CONFIG
+    config = self.folder / files.CONFIG
     done = trials.reached(self.folder)
     if not done or not config.exists():
       return ''
@@ -205,7 +205,7 @@ class Step:
     }
 
   def _write(self, content):
-    cli.write_json(self.folder / MARKER, content)
+    files.write_json(self.folder / MARKER, content)
 
   def _resolved(self, value):
     return _replaced(value, lambda name: str(self.root / name))

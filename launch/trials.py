@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import cli, metrics, runs
+from grpo_jax import cli, files, metrics, runs
 from launch import processes
 from launch.sweeps import Choice
 
@@ -69,7 +69,7 @@ class Trial:
   @property
   def steps(self) -> int:
     """Of the whole run; those of `sft.epochs` are known once it has begun."""
-    begun = self.is_local and (pathlib.Path(self.workdir) / cli.CONFIG).exists()
+    begun = self.is_local and (self.folder / files.CONFIG).exists()
     if begun and self.cfg.sft.epochs and self.module == 'grpo_jax.sft':
       return runs.open_run(self.workdir).config.steps
     return self.cfg.steps

@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from grpo_jax import hosts
+from grpo_jax import files, hosts
 
 _SETTINGS = 'settings.json'
 _NAME = re.compile(r'(\d+)-(\d+)-(\d+)\.jsonl')
@@ -39,7 +39,7 @@ class Progress:
       if path.exists():
         refuse_other(json.loads(path.read_text('utf-8')), settings, folder)
       else:
-        _write(path, json.dumps(settings))
+        files.write(path, json.dumps(settings))
       whole = {p for block in self._blocks() for p in block}
       for left in set(folder.iterdir()) - whole - {path}:
         left.unlink()
@@ -50,8 +50,7 @@ class Progress:
   def write(self, start: int, end: int, rows: list[dict], process: int) -> None:
     """Leaves this process's rows of the prompts start .. end-1."""
     name = f'{start:09d}-{end:09d}-{process:05d}.jsonl'
-    lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
-    _write(self.folder / name, ''.join(lines))
+    files.write(self.folder / name, ''.join(map(files.as_line, rows)))
 
   def rows(self, most: int) -> Iterator[dict]:
     """The rows of the first prompts, in order."""
@@ -117,9 +116,3 @@ def _read(path):
   # Lines end at \n alone: JSON strings may hold other line separators.
   lines = path.read_text('utf-8').split('\n')
   return [json.loads(line) for line in lines if line]
-
-
-def _write(path, content):
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(content, encoding='utf-8')
-  partial.replace(path)
