@@ -5,7 +5,6 @@ import contextlib
 import errno
 import fcntl
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -171,10 +170,8 @@ def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
   if not (workdir / files.CONFIG).exists():
     return []
-  # Through JSON, where a tuple equals a list.
   new, old = (
-    flat(json.loads(json.dumps(c.to_dict())))
-    for c in (cfg, runs.open_run(workdir).config)
+    flat(files.plain(c.to_dict())) for c in (cfg, runs.open_run(workdir).config)
   )
   return sorted(k for k in new | old if new.get(k) != old.get(k))
 

@@ -76,6 +76,11 @@ def as_json(content: Any) -> str:
   return json.dumps(content, indent=2) + '\n'
 
 
+def plain(value: Any) -> Any:
+  """As it is once it was in a file: a tuple is a list, ready to compare."""
+  return json.loads(json.dumps(value))
+
+
 def as_line(row: dict[str, Any]) -> str:
   """Of a file of JSON lines."""
   return json.dumps(row, ensure_ascii=False) + '\n'

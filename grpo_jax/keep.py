@@ -179,8 +179,7 @@ def _settings(cfg, step) -> dict:
   del given['keep']['batch_prompts']
   found = {name: given[name] for name in _SETTINGS}
   found['max_completion_length'] = cfg.sample.max_completion_length
-  # Through JSON, where a tuple equals a list.
-  return json.loads(json.dumps(found | {'step': step}))
+  return files.plain(found | {'step': step})
 
 
 def _card(path) -> dict:

@@ -76,7 +76,7 @@ def _evaluate(cfg, folder):
   fields = ('seed', 'dtype', 'task', 'prompt', 'sample', 'eval')
   settings = {k: v for k, v in cfg.to_dict().items() if k in fields}
   settings['step'] = runs.open_run(folder).steps[-1]
-  settings = json.loads(json.dumps(settings))  # with lists for tuples
+  settings = files.plain(settings)
   if path.exists():
     kept = json.loads(path.read_text())
     if kept['settings'] == settings:

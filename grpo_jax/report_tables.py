@@ -90,7 +90,7 @@ def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:
   if not columns:
     return None
   if len(columns) == 1:
-    default = cli.flat(json.loads(json.dumps(base.get_config().to_dict())))
+    default = cli.flat(files.plain(base.get_config().to_dict()))
     columns.insert(0, ('default', default))
   names = _differing([fields for _, fields in columns])
   names = [n for n in names if n not in group_over]

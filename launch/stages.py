@@ -145,7 +145,7 @@ class Step:
       there = {}
     else:
       there = marker['needs']
-      new = _plain(self._asked())
+      new = files.plain(self._asked())
       changed = _changed(new, {name: marker[name] for name in new})
     changed = [k for k in changed if k.split('.')[0] not in FREE]
     if changed:
@@ -251,12 +251,8 @@ def _changed(new, old):
   """Names of what differs between two of `Step._asked`."""
   new, old = cli.flat(new), cli.flat(old)
   # A field that did not exist then has its default.
-  defaults = cli.flat({'config': _plain(base.get_config().to_dict())})
+  defaults = cli.flat({'config': files.plain(base.get_config().to_dict())})
   old = {k: v for k, v in defaults.items() if k in new} | old
   return sorted(
     k.removeprefix('config.') for k in new | old if new.get(k) != old.get(k)
   )
-
-
-def _plain(value):
-  return json.loads(json.dumps(value))

@@ -1,5 +1,6 @@
 """Files are whole or not there, and one of several processes writes them."""
 
+import json
 import subprocess
 import sys
 
@@ -65,6 +66,14 @@ def test_a_process_whose_block_fails_does_not_wait(tmp_path, monkeypatch):
   with pytest.raises(ValueError), files.once(tmp_path / 'a'):
     raise ValueError
   assert names(tmp_path) == []
+
+
+def test_a_value_is_plain_as_its_file_has_it(tmp_path):
+  value = {'shots': (('a', 'b'),), 'limit': float('inf'), 1: None}
+  files.write_json(tmp_path / 'a', value)
+  read = json.loads((tmp_path / 'a').read_text())
+  assert files.plain(value) == read
+  assert files.plain(value)['shots'] == [['a', 'b']]
 
 
 def test_tools_without_jax_can_write_files():

@@ -34,8 +34,7 @@ class Progress:
     if hosts.is_first():
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / _SETTINGS
-      # Through JSON, where a tuple equals a list.
-      settings = json.loads(json.dumps(settings))
+      settings = files.plain(settings)
       if path.exists():
         refuse_other(json.loads(path.read_text('utf-8')), settings, folder)
       else:
