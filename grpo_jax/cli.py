@@ -11,13 +11,14 @@ import pathlib
 import signal
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import arguments, errors, files, hosts, runs
+from grpo_jax import arguments, begun, errors, files, hosts, runs
 
 _PACKAGE = pathlib.Path(__file__).parent
 
@@ -170,10 +171,25 @@ def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
   if not (workdir / files.CONFIG).exists():
     return []
-  new, old = (
-    flat(files.plain(c.to_dict())) for c in (cfg, runs.open_run(workdir).config)
-  )
-  return sorted(k for k in new | old if new.get(k) != old.get(k))
+  return begun.changed(fields(runs.open_run(workdir).config), fields(cfg))
+
+
+def refuse_another(cfg: ConfigDict, workdir: pathlib.Path, *, free) -> None:
+  """ValueError where a run was begun in the workdir with another config.
+
+  Args:
+    cfg: what is asked.
+    workdir: may be empty, or not there.
+    free: sections and fields that may differ.
+  """
+  if (workdir / files.CONFIG).exists():
+    there = fields(runs.open_run(workdir).config)
+    begun.refuse_other(workdir, there, fields(cfg), free=free)
+
+
+def fields(cfg: ConfigDict) -> dict[str, Any]:
+  """{'section.field': value} of a config, to be compared."""
+  return flat(files.plain(cfg.to_dict()))
 
 
 def flat(tree: dict, prefix: str = '') -> dict:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from grpo_jax import (
   answers,
+  begun,
   cli,
   files,
   hosts,
@@ -60,7 +61,7 @@ def run(cfg, folder: pathlib.Path) -> None:
     whole = path.exists()
     if whole:
       there = cli.flat(_card(path)['settings'])
-      progress.refuse_other(there, cli.flat(settings), folder)
+      begun.refuse_other(folder, there, cli.flat(settings), flag='out')
     else:
       done = progress.Progress(under_way, _of_rows(settings))
       _sample(cfg, pol, params, ask, judging, done)

@@ -144,7 +144,7 @@ def _load(path, name):
     curves = run.metrics
   if (path / metrics.SAMPLES).exists():
     samples = run.samples()
-  fields = cli.flat(files.plain(cfg.to_dict()))
+  fields = cli.fields(cfg)
   texts = report_texts.measures(samples)
   return Loaded(run, name, cfg, fields, curves, texts, samples)
 

@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import cli, files, metrics, runs
+from grpo_jax import begun, cli, files, metrics, runs
 from launch import processes
 from launch.sweeps import Choice
 
@@ -39,10 +39,6 @@ SHORT = (
   'updates',
 )  # fmt: skip
 MAX_NAME = 120
-# What may change between two starts of a trial: it learns the same.
-FREE = (
-  'steps', 'checkpoint', 'log', 'eval', 'generate', 'keep', 'mesh', 'rules',
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +114,8 @@ class Trial:
 
     It would be skipped or resumed as if it were this one.
     """
-    if not self.is_local:
-      return
-    changed = cli.changed_fields(self.cfg, pathlib.Path(self.workdir))
-    changed = [k for k in changed if k.split('.')[0] not in FREE]
-    if changed:
-      raise ValueError(
-        f'{self.workdir} was begun with other values of {", ".join(changed)}; '
-        'use another --workdir or remove that folder'
-      )
+    if self.is_local:
+      cli.refuse_another(self.cfg, self.folder, free=begun.FREE_OF_RUNS)
 
 
 def load(path: str, workdir: str) -> list[Trial]:

@@ -425,8 +425,13 @@ def test_a_workdir_of_another_experiment_is_refused(write, tmp_path, capsys):
   (folder / 'config.json').write_text(json.dumps(saved))
   assert sweep.main(argv) == 2
   err = capsys.readouterr().err
-  assert f'{folder} was begun with other values of group_size; use' in err
+  told = 'other values: group_size=8 there and group_size=16 here; use'
+  assert f'{folder} was begun with {told}' in err
   saved['group_size'] = 16
+  # Neither do other devices, nor what other jobs do with the run.
+  saved |= {'cpu_devices': 2, 'mesh': {'data': 2}, 'chat': {'every': 9}}
+  saved |= {'launch': {'topology': 'v5e-8', 'job': 'sft'}}
+  saved |= {'win_rate': {'prompts': 3}, 'pairs': {'samples': 2}}
   (folder / 'config.json').write_text(json.dumps(saved))
   assert sweep.main(argv) == 0
 

@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from grpo_jax import files, hosts
+from grpo_jax import begun, files, hosts
 
 _SETTINGS = 'settings.json'
 _NAME = re.compile(r'(\d+)-(\d+)-(\d+)\.jsonl')
@@ -36,7 +36,8 @@ class Progress:
       path = folder / _SETTINGS
       settings = files.plain(settings)
       if path.exists():
-        refuse_other(json.loads(path.read_text('utf-8')), settings, folder)
+        there = json.loads(path.read_text('utf-8'))
+        begun.refuse_other(folder, there, settings, flag='out')
       else:
         files.write(path, json.dumps(settings))
       whole = {p for block in self._blocks() for p in block}
@@ -81,25 +82,6 @@ class Progress:
   def _end(self):
     blocks = self._blocks()
     return _numbers(blocks[-1][0])[1] if blocks else 0
-
-
-def refuse_other(old: dict, new: dict, folder: pathlib.Path) -> None:
-  """ValueError where the settings in a folder are not those of now."""
-  other = sorted(k for k in old | new if old.get(k) != new.get(k))
-  if other:
-    told = ', '.join(
-      f'{k}={_short(old.get(k))} there and {k}={_short(new.get(k))} here'
-      for k in other[:3]
-    )
-    raise ValueError(
-      f'{folder} was begun with other settings ({told}); name another --out '
-      'or remove it'
-    )
-
-
-def _short(value):
-  told = str(value)
-  return told if len(told) <= 80 else told[:77] + '...'
 
 
 def _numbers(path):
