@@ -26,7 +26,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     _out.value,
     pol.params(),
     pol.model,
-    files=policy.with_dtype(pol.files, _dtype.value),
+    files=pol.files,
     dtype=jnp.dtype(_dtype.value),
   )
   if hosts.is_first():

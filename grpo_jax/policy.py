@@ -232,12 +232,3 @@ def decoding_of(cfg) -> str:
   name = cfg.sample.decoding
   config.one_of('sample.decoding', name, ('scores', 'kernel'))
   return name
-
-
-def with_dtype(files: Mapping[str, str], dtype: str) -> dict[str, str]:
-  """The same files, config.json naming the dtype of the weights beside it."""
-  raw = json.loads(files['config.json'])
-  # The loader of `transformers` believes this field, not the tensors.
-  for field in {'dtype', 'torch_dtype'} & raw.keys() or {'torch_dtype'}:
-    raw[field] = dtype
-  return dict(files) | {'config.json': json.dumps(raw, indent=2) + '\n'}
