@@ -153,8 +153,8 @@ def _answer(cfg, contest, generator):
 
 def reply_to(prompt, completion):
   """The final summary; a template may have opened the thought."""
-  opened = prompt.rstrip().endswith('<think>')
-  return text.reply(('<think>' if opened else '') + completion)
+  opened = prompt.rstrip().endswith(text.THINK)
+  return text.reply((text.THINK if opened else '') + completion)
 
 
 def _cost(judge, settings):

@@ -12,6 +12,7 @@ The base's corpus, never of sums that RL asks or evaluation holds out:
 """
 
 from configs import base
+from grpo_jax.tasks import SPECIALS
 from grpo_jax.tasks.general import GIFTS, NAMES
 
 THOUGHT = 44  # tokens: a thought, a number, and room
@@ -301,10 +302,9 @@ def _world():
     mlp_dim=448,
   )  # fmt: skip
   letters = 'abcdefghijklmnopqrstuvwxyz0123456789,.? '
-  tags = ('<think>', '</think>', '<answer>', '</answer>')
   # What replies have to repeat is a token each: so small a model copies a token
   # at once, and letters hardly.
-  c.tokenizer = dict(alphabet=letters, specials=(*tags, *NAMES, *GIFTS))
+  c.tokenizer = dict(alphabet=letters, specials=(*SPECIALS, *NAMES, *GIFTS))
   c.task = _sums(part='questions', split='train')
   c.sample.update(
     max_prompt_length=40, max_completion_length=ANSWER, chunk=THOUGHT

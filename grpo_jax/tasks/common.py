@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-SPECIALS = ('<think>', '</think>', '<answer>', '</answer>')
+from grpo_jax.rewards import text
+
+SPECIALS = text.TAGS
 
 
 @dataclasses.dataclass(frozen=True)
