@@ -214,6 +214,20 @@ def flag_text(value) -> str:
   return value if isinstance(value, str) else _literal(value)
 
 
+def is_module(name: str) -> bool:
+  """Whether there is a module of this name.
+
+  Packages above it are imported, and may raise what they will: see `call`.
+  """
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ImportError as error:
+    # A package that is there may need one that is not.
+    if error.name and not name.startswith(error.name):
+      raise
+    return False
+
+
 def call(path: str, fn: Callable, *args):
   """fn(*args) of the file at `path`; what it raises as one line."""
   try:
@@ -244,9 +258,10 @@ def _read(path):
 
 
 def _module(path, job):
+  job = str(job)
   module = job if '.' in job else f'grpo_jax.{job}'
   missing = '.' not in job and job not in JOBS
-  if missing or importlib.util.find_spec(module) is None:
+  if missing or not call(path, is_module, module):
     raise ValueError(
       f'{path}: JOB={job!r} is not one of {", ".join(JOBS)}, nor a module of '
       'your own that leaves a run'

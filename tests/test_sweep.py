@@ -184,6 +184,34 @@ def test_a_job_reads_the_value_that_the_sweep_gave(field, value):
   assert found == value
 
 
+@pytest.mark.parametrize(
+  'name, there',
+  [
+    ('grpo_jax.train', True),
+    ('tests.standin', True),
+    ('json', True),
+    ('nopkg', False),
+    ('nopkg.mod', False),
+    ('grpo_jax.nope', False),
+    ('grpo_jax.train.nope', False),
+    ('.train', False),
+    ('a..b', False),
+  ],
+)
+def test_a_module_is_there_or_not_and_no_name_is_an_error(name, there):
+  assert trials.is_module(name) is there
+
+
+def test_a_package_that_needs_another_is_told_in_one_line(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 'needy').mkdir()
+  (tmp_path / 'needy' / '__init__.py').write_text('import nopkg\n')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  with pytest.raises(ValueError, match="^x.py: .*: No module named 'nopkg'$"):
+    trials.call('x.py', trials.is_module, 'needy.job')
+
+
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_valid(path):
   found = trials.load(str(path), 'runs')
@@ -253,6 +281,9 @@ def test_a_mistake_in_the_file_is_told_in_one_line_before_anything_runs(
   'head, saying',
   [
     ("JOB = 'trian'", "JOB='trian' is not one of train, sft"),
+    ("JOB = 'nopkg.mod'", "JOB='nopkg.mod' is not one of train, sft"),
+    ("JOB = 'json.decoder.x'", "JOB='json.decoder.x' is not one of train, sf"),
+    ('JOB = 5', "JOB='5' is not one of train, sft"),
     ("CONFIG = 'nowhere.py'", 'CONFIG=nowhere.py: no such file'),
     ('CONFIG = None', 'has no CONFIG'),
     ("CONFIG = 'configs/r1.py:none'", "no experiment 'none'"),
