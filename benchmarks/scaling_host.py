@@ -22,6 +22,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from grpo_jax import (
   config,
   hosts,
+  judging,
   layout,
   metrics,
   questions,
@@ -134,13 +135,9 @@ def measure(
       stop_ids=tokenizer.eos_ids,
     ),
   )
-  grading = dict(
-    fns=questions.reward_functions(cfg, task),
-    weights=questions.reward_weights(cfg),
-    gate=cfg.reward_gate,
-  )
+  judge = judging.Judge(cfg, task)
   graded, components = clock(
-    'grade', lambda: rollout.grade_here(completions, examples, **grading)
+    'grade', lambda: judge.grade(0, completions, examples)
   )
   # As after the exchange: numbers of all rows are known here.
   collected = rollout.Collected(
@@ -172,16 +169,12 @@ def pool_seconds(cfg, count: int, *, workers: int, repeats: int = 5) -> float:
   """Wall seconds of a completion by Math-Verify, in `workers` processes."""
   task = config.pick(tasks, cfg.task.to_dict())()
   examples = [task.example(i) for i in range(count)]
-  grading = dict(
-    fns={'verify': rewards.math_verify(task=task, workers=workers)},
-    weights={'verify': 1.0},
-    gate='',
-  )
+  fns = {'verify': rewards.math_verify(task=task, workers=workers)}
   answers = [[f'<answer>\\frac{{{i}}}{{3}}</answer>'] for i in range(count)]
   # Starts the processes.
-  rollout.grade_here(answers, examples, **grading)
+  rewards.grade(answers, examples, fns)
   clock = Clock(repeats, time.perf_counter)
-  clock('all', lambda: rollout.grade_here(answers, examples, **grading))
+  clock('all', lambda: rewards.grade(answers, examples, fns))
   return clock.seconds['all'] / count
 
 

@@ -25,6 +25,7 @@ from grpo_jax import (
   layout,
   policy,
   programs,
+  rewards,
   rollout,
   samplers,
   sharding,
@@ -111,12 +112,7 @@ class Ours:
       texts=functools.partial(
         rollout.read_texts, decode=self.policy.decode, stop_ids=()
       ),
-      grade=functools.partial(
-        rollout.grade_here,
-        fns={'trivial': lambda text, example: peer.reward(text)},
-        weights={'trivial': 1.0},
-        gate='',
-      ),
+      grade=_grade,
       share=lambda found: found,
       length_multiple=self.cfg.updates.length_multiple,
     )
@@ -191,6 +187,13 @@ def _batch(prompts, sampled):
     mask=sampled.mask,
     old_logprobs=sampled.logprobs,
   )
+
+
+def _grade(completions, examples):
+  """Rewards and components, by the reward that the peers are given too."""
+  fns = {'trivial': lambda text, example: peer.reward(text)}
+  found = rewards.grade(completions, examples, fns)
+  return rewards.combine(found, weights={'trivial': 1.0}, gate=''), found
 
 
 def _endless(pol):

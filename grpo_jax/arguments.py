@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import base
+from grpo_jax import files
 
 # A config file that reads a run's config.json.
 _FROM_RUN = pathlib.Path(__file__).parent / 'run_config.py'
@@ -52,7 +53,7 @@ def _with_config(argv):
   default = base.__file__
   if 'workdir' in names:
     workdir = _value(argv, names['workdir'])
-    if (pathlib.Path(workdir) / 'config.json').exists():
+    if (pathlib.Path(workdir) / files.CONFIG).exists():
       default = f'{_FROM_RUN}:{workdir}'
   return [argv[0], f'--config={default}', *argv[1:]]
 

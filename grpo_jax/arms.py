@@ -20,7 +20,7 @@ import pathlib
 import numpy as np
 from scipy import stats
 
-from grpo_jax import metrics, runs, stage_table
+from grpo_jax import files, metrics, runs, stage_table
 
 # What a finding's curves are kept of.
 CURVES = (
@@ -44,7 +44,7 @@ def measured(
     results = [
       _measures(path, measures)
       for path in workdirs
-      if (path / stage_table.EVALUATION).exists()
+      if (path / files.EVALUATION).exists()
     ]
     if results:
       found[arm] = {

@@ -28,6 +28,7 @@ from grpo_jax import (
   streaming,
   validation,
 )  # fmt: skip
+from grpo_jax.rewards import text
 
 HELP = """\
 /reset          forget what was said
@@ -201,7 +202,7 @@ def _answer(chat, question):
       stop_ids=chat.policy.stop_ids,
     )
     if dims:
-      opened = chat.text(question).rstrip().endswith(streaming.THINK[0])
+      opened = chat.text(question).rstrip().endswith(text.THINK)
       shown = streaming.dimmed(shown, thinking=opened)
     try:
       for piece in shown:
@@ -263,5 +264,5 @@ def _lines():
       return
 
 
-def _note(text):
-  print(text, file=sys.stderr, flush=True)
+def _note(told):
+  print(told, file=sys.stderr, flush=True)

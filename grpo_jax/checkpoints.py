@@ -171,10 +171,6 @@ class Checkpoints:
     self._set_aside({}, 'starting from scratch')
     return None
 
-  def steps(self) -> list[int]:
-    """Steps saved or being saved, ascending."""
-    return sorted(self._manager.all_steps())
-
   def wait(self):
     """Blocks until the last save is on disk; raises what went wrong in it."""
     step = '' if self._pending is None else f' {self._pending}'

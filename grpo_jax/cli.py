@@ -5,22 +5,21 @@ import contextlib
 import errno
 import fcntl
 import functools
-import json
 import logging
 import os
 import pathlib
 import signal
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import arguments, errors, hosts, runs
+from grpo_jax import arguments, begun, errors, files, hosts, runs
 
-CONFIG = 'config.json'
 _PACKAGE = pathlib.Path(__file__).parent
 
 _config = config_flags.DEFINE_config_file(
@@ -163,29 +162,35 @@ def shutdown_requested() -> Iterator[Callable[[], int]]:
       signal.signal(number, handler)
 
 
-def write_json(path: pathlib.Path, content) -> None:
-  """Writes atomically: a reader never sees half a file."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-  partial.replace(path)
-
-
 def save_config(cfg: ConfigDict, workdir: pathlib.Path) -> None:
   """Writes `workdir/config.json`, creating the folder."""
   workdir.mkdir(parents=True, exist_ok=True)
-  write_json(workdir / CONFIG, cfg.to_dict())
+  files.write_json(workdir / files.CONFIG, cfg.to_dict())
 
 
 def changed_fields(cfg: ConfigDict, workdir: pathlib.Path) -> list[str]:
   """Fields whose values differ from those in `workdir/config.json`."""
-  if not (workdir / CONFIG).exists():
+  if not (workdir / files.CONFIG).exists():
     return []
-  # Through JSON, where a tuple equals a list.
-  new, old = (
-    flat(json.loads(json.dumps(c.to_dict())))
-    for c in (cfg, runs.open_run(workdir).config)
-  )
-  return sorted(k for k in new | old if new.get(k) != old.get(k))
+  return begun.changed(fields(runs.open_run(workdir).config), fields(cfg))
+
+
+def refuse_another(cfg: ConfigDict, workdir: pathlib.Path, *, free) -> None:
+  """ValueError where a run was begun in the workdir with another config.
+
+  Args:
+    cfg: what is asked.
+    workdir: may be empty, or not there.
+    free: sections and fields that may differ.
+  """
+  if (workdir / files.CONFIG).exists():
+    there = fields(runs.open_run(workdir).config)
+    begun.refuse_other(workdir, there, fields(cfg), free=free)
+
+
+def fields(cfg: ConfigDict) -> dict[str, Any]:
+  """{'section.field': value} of a config, to be compared."""
+  return flat(files.plain(cfg.to_dict()))
 
 
 def flat(tree: dict, prefix: str = '') -> dict:

@@ -21,12 +21,13 @@ from grpo_jax import (
   answers,
   cli,
   config,
+  files,
+  hosts,
   measures,
   policy,
   programs,
   questions,
   rewards,
-  stage_table,
   text_measures,
   validation,
 )  # fmt: skip
@@ -42,7 +43,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
   step, params = pol.checkpoint()
-  result = evaluation.run(programs.publish(pol)(params), progress=True)
+  result = evaluation.run(
+    programs.publish(pol)(params), progress=hosts.is_first()
+  )
   # What was evaluated, as the file may outlive the run's config.
   result['settings'] = {
     'init_from': cfg.init_from,
@@ -54,7 +57,10 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   }
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / cfg.eval.file
-  cli.write_json(path, result)
+  with files.once(path) as file:
+    file.write(files.as_json(result))
+  if not hosts.is_first():
+    return
   for name, value in scalars(result).items():
     print(f'{name:28s} {value:.4f}')
   print(f'written to {path}')
@@ -71,7 +77,7 @@ def of_instructions(cfg):
   cfg.rewards = ConfigDict(
     dict(follows=dict(name='correct', weight=1.0, extract='reply')) | rewards_of
   )
-  cfg.eval.file = stage_table.INSTRUCTIONS
+  cfg.eval.file = files.INSTRUCTIONS
   # Texts are not voted on.
   cfg.eval.votes = ()
   return cfg
@@ -79,7 +85,7 @@ def of_instructions(cfg):
 
 def from_workdir(cfg, workdir: pathlib.Path | None):
   """The config, with the run in `workdir` to start from unless one is given."""
-  is_run = workdir is not None and (workdir / policy.MODEL_FOLDER).is_dir()
+  is_run = workdir is not None and (workdir / files.MODEL).is_dir()
   if is_run and not cli.init_from_given():
     cfg = cfg.copy_and_resolve_references()
     cfg.init_from = str(workdir)

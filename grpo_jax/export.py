@@ -6,7 +6,7 @@ import pathlib
 from absl import flags
 import jax.numpy as jnp
 
-from grpo_jax import cli, evaluate, policy
+from grpo_jax import cli, evaluate, hosts, policy
 from grpo_jax.models import hf
 
 _out = flags.DEFINE_string('out', None, 'Folder to create.')
@@ -26,10 +26,11 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     _out.value,
     pol.params(),
     pol.model,
-    files=policy.with_dtype(pol.files, _dtype.value),
+    files=pol.files,
     dtype=jnp.dtype(_dtype.value),
   )
-  print(f'written to {_out.value}')
+  if hosts.is_first():
+    print(f'written to {_out.value}')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ With --keep=verified, --out is a folder of records to learn from: see `keep`.
 With --chat, a conversation in the terminal: see `chat`.
 """
 
-import json
 import pathlib
 import sys
 
@@ -20,6 +19,8 @@ from grpo_jax import (
   cli,
   config,
   evaluate,
+  files,
+  hosts,
   keep,
   policy,
   programs,
@@ -75,15 +76,14 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   params = programs.publish(pol)(pol.params())
   parts = answerer.run(params, examples, seed=cfg.seed)
   if not _out.value:
-    _write(parts, ask, sys.stdout)
+    _write(parts, ask, sys.stdout if hosts.is_first() else files.nowhere())
     return
   path = pathlib.Path(_out.value)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('w', encoding='utf-8') as file:
+  with files.once(path) as file:
     _write(parts, ask, file)
-  partial.replace(path)
-  print(f'{len(examples)} prompts answered in {path}')
+  if hosts.is_first():
+    print(f'{len(examples)} prompts answered in {path}')
 
 
 def _write(parts, ask, file):
@@ -98,7 +98,7 @@ def _write(parts, ask, file):
           'finished': bool(part.finished[q, g]),
           'logprob': float(part.logprobs[q, g]),
         }
-        file.write(json.dumps(row, ensure_ascii=False) + '\n')
+        file.write(files.as_line(row))
     file.flush()
 
 

@@ -26,7 +26,9 @@ from tqdm import tqdm
 
 from grpo_jax import (
   answers,
+  begun,
   cli,
+  files,
   hosts,
   policy,
   programs,
@@ -59,7 +61,7 @@ def run(cfg, folder: pathlib.Path) -> None:
     whole = path.exists()
     if whole:
       there = cli.flat(_card(path)['settings'])
-      progress.refuse_other(there, cli.flat(settings), folder)
+      begun.refuse_other(folder, there, cli.flat(settings), flag='out')
     else:
       done = progress.Progress(under_way, _of_rows(settings))
       _sample(cfg, pol, params, ask, judging, done)
@@ -169,7 +171,7 @@ def _write(cfg, folder, done, mixed, count, settings):
   }
   readme = record_set.readme(card)
   (folder / record_set.README).write_text(readme, encoding='utf-8')
-  cli.write_json(folder / record_set.CARD, card)
+  files.write_json(folder / record_set.CARD, card)
 
 
 def _settings(cfg, step) -> dict:
@@ -178,8 +180,7 @@ def _settings(cfg, step) -> dict:
   del given['keep']['batch_prompts']
   found = {name: given[name] for name in _SETTINGS}
   found['max_completion_length'] = cfg.sample.max_completion_length
-  # Through JSON, where a tuple equals a list.
-  return json.loads(json.dumps(found | {'step': step}))
+  return files.plain(found | {'step': step})
 
 
 def _card(path) -> dict:

@@ -8,7 +8,6 @@ has learned of it.
 """
 
 from collections.abc import Iterator, Sequence
-import json
 import pathlib
 
 import numpy as np
@@ -17,6 +16,8 @@ from grpo_jax import (
   answers,
   cli,
   config,
+  files,
+  hosts,
   policy,
   programs,
   questions,
@@ -50,9 +51,10 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       draw=tasks.random(cfg.seed, asked),
     )
     asked += 1
-  with path.open('w', encoding='utf-8') as file:
-    for row in made:
-      file.write(json.dumps(row, ensure_ascii=False) + '\n')
+  with files.once(path) as file:
+    file.writelines(map(files.as_line, made))
+  if not hosts.is_first():
+    return
   longer = np.mean([row['longer'] for row in made]) if made else 0.0
   print(
     f'{len(made)} pairs of {asked} prompts in {path}; the longer answer is '

@@ -7,10 +7,9 @@ safety. `grpo_jax.pairs` makes pairs.
 """
 
 import collections
-import json
 import pathlib
 
-from grpo_jax import cli, pairs
+from grpo_jax import cli, files, hosts, pairs
 
 FILE = 'points.jsonl'
 
@@ -26,12 +25,12 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       made[prompt, str(completion)] = float(label)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('w', encoding='utf-8') as file:
+  with files.once(path) as file:
     for (prompt, response), label in made.items():
       row = {'prompt': prompt, 'response': response, 'label': label}
-      file.write(json.dumps(row, ensure_ascii=False) + '\n')
-  partial.replace(path)
+      file.write(files.as_line(row))
+  if not hosts.is_first():
+    return
   told = collections.Counter(made.values()).most_common(3)
   shares = ', '.join(f'{n} of label {label:g}' for label, n in told)
   print(f'{len(made)} answers to {count} prompts in {path}: {shares}')

@@ -12,14 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from grpo_jax import checkpoints, config, replicas, sharding
+from grpo_jax import checkpoints, config, files, replicas, sharding
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.structs import PyTree
 from grpo_jax.tokenizer import Tokenizer
-
-MODEL_FOLDER = 'model'  # of a workdir: config.json and tokenizer, no weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Policy:
 
   def write_model(self, workdir: str | os.PathLike) -> None:
     """Writes `workdir/model/`: all of an HF folder but the weights."""
-    folder = pathlib.Path(workdir) / MODEL_FOLDER
+    folder = pathlib.Path(workdir) / files.MODEL
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in self.files.items():
       (folder / name).write_text(text, encoding='utf-8')
@@ -99,13 +97,13 @@ def open_policy(cfg) -> Policy:
   """
   source = cfg.init_from
   if not source:
-    model, tokenizer, load, files = _fresh(cfg)
+    model, tokenizer, load, texts = _fresh(cfg)
   elif source.endswith('.gguf'):
-    model, tokenizer, load, files = _from_gguf(source)
-  elif (pathlib.Path(source) / MODEL_FOLDER).is_dir():
-    model, tokenizer, load, files = _from_run(source)
+    model, tokenizer, load, texts = _from_gguf(source)
+  elif (pathlib.Path(source) / files.MODEL).is_dir():
+    model, tokenizer, load, texts = _from_run(source)
   else:
-    model, tokenizer, load, files = _from_folder(source)
+    model, tokenizer, load, texts = _from_folder(source)
   if tokenizer.vocab_size > model.vocab_size:
     raise ValueError(
       f'{source}: the tokenizer has {tokenizer.vocab_size} tokens, the model '
@@ -123,7 +121,7 @@ def open_policy(cfg) -> Policy:
     attention=attention_of(cfg.attention, mesh),
     decoding=decoding_of(cfg),
     load=load,
-    files=files,
+    files=texts,
   )
 
 
@@ -171,7 +169,7 @@ def _from_gguf(path):
 
 
 def _from_run(workdir):
-  folder = pathlib.Path(workdir) / MODEL_FOLDER
+  folder = pathlib.Path(workdir) / files.MODEL
   model = hf.read_config(folder)
 
   def load(shardings):
@@ -234,12 +232,3 @@ def decoding_of(cfg) -> str:
   name = cfg.sample.decoding
   config.one_of('sample.decoding', name, ('scores', 'kernel'))
   return name
-
-
-def with_dtype(files: Mapping[str, str], dtype: str) -> dict[str, str]:
-  """The same files, config.json naming the dtype of the weights beside it."""
-  raw = json.loads(files['config.json'])
-  # The loader of `transformers` believes this field, not the tensors.
-  for field in {'dtype', 'torch_dtype'} & raw.keys() or {'torch_dtype'}:
-    raw[field] = dtype
-  return dict(files) | {'config.json': json.dumps(raw, indent=2) + '\n'}

@@ -12,7 +12,17 @@ from absl import flags
 
 from configs import quickstart as rl_config
 from configs import quickstart_base as base_config
-from grpo_jax import cli, evaluate, policy, programs, runs, sft, train
+from grpo_jax import (
+  begun,
+  cli,
+  evaluate,
+  files,
+  policy,
+  programs,
+  runs,
+  sft,
+  train,
+)
 
 _seed = flags.DEFINE_integer('seed', 0, 'Of everything.')
 _reward = flags.DEFINE_enum(
@@ -21,6 +31,8 @@ _reward = flags.DEFINE_enum(
 MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
 # Of its own: eval.json holds whatever the user evaluated last.
 EVALUATION = 'quickstart_eval.json'
+# The second stage starts from the first one's folder, wherever that is.
+_FREE = (*begun.FREE_OF_RUNS, 'init_from')
 
 
 def run(_, workdir: pathlib.Path | None) -> None:
@@ -33,8 +45,8 @@ def run(_, workdir: pathlib.Path | None) -> None:
   if _reward.value == 'random':
     reinforce.rewards = dict(random=dict(name='random', weight=1.0))
   cli.divide_cpu(pretrain.cpu_devices)
-  _refuse_another(pretrain, base_folder)
-  _refuse_another(reinforce, rl_folder)
+  cli.refuse_another(pretrain, base_folder, free=_FREE)
+  cli.refuse_another(reinforce, rl_folder, free=_FREE)
 
   _say(f'1/4 pretraining a base model, {pretrain.steps} updates')
   sft.run(pretrain, base_folder)
@@ -50,24 +62,8 @@ def run(_, workdir: pathlib.Path | None) -> None:
     for name, result in (('base', base), ('trained', trained))
   }
   asked = {'seed': _seed.value, 'reward': _reward.value}
-  cli.write_json(workdir / 'summary.json', summary | asked)
+  files.write_json(workdir / 'summary.json', summary | asked)
   _show(summary, base, trained, workdir)
-
-
-def _refuse_another(cfg, folder):
-  """ValueError for a stage that was begun as another experiment."""
-  if not (folder / cli.CONFIG).exists():
-    return
-  asked, there = (
-    {'seed': c.seed, 'rewards': c.rewards.to_dict()}
-    for c in (cfg, runs.open_run(folder).config)
-  )
-  for name, value in asked.items():
-    if there[name] != value:
-      raise ValueError(
-        f'{folder} was begun with {name}={there[name]}, not {value}; use '
-        'another --workdir or remove that folder'
-      )
 
 
 def _evaluate(cfg, folder):
@@ -76,7 +72,7 @@ def _evaluate(cfg, folder):
   fields = ('seed', 'dtype', 'task', 'prompt', 'sample', 'eval')
   settings = {k: v for k, v in cfg.to_dict().items() if k in fields}
   settings['step'] = runs.open_run(folder).steps[-1]
-  settings = json.loads(json.dumps(settings))  # with lists for tuples
+  settings = files.plain(settings)
   if path.exists():
     kept = json.loads(path.read_text())
     if kept['settings'] == settings:
@@ -86,7 +82,7 @@ def _evaluate(cfg, folder):
   pol = policy.open_policy(cfg)
   params = programs.publish(pol)(pol.params())
   result = evaluate.Evaluation(cfg, pol).run(params, progress=True)
-  cli.write_json(path, {'settings': settings, 'result': result})
+  files.write_json(path, {'settings': settings, 'result': result})
   return result
 
 

@@ -21,13 +21,12 @@ import threading
 import time
 from typing import Any
 
-from grpo_jax import errors, metrics, report_data
-from grpo_jax.cli import CONFIG
+from grpo_jax import errors, files, metrics, report_data
 
 _PAGE = pathlib.Path(__file__).parent / 'report_page'
 _STYLES = ('uPlot.min.css', 'page.css')
 _SCRIPTS = ('uPlot.iife.min.js', 'charts.js', 'completions.js', 'page.js')
-_FILES = (CONFIG, metrics.METRICS, metrics.SAMPLES)
+_FILES = (files.CONFIG, metrics.METRICS, metrics.SAMPLES)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,10 +38,7 @@ def main(argv: Sequence[str]) -> int:
       return serve(args.workdir, args.port, args.refresh, group_over=group_over)
     data = report_data.read(args.workdir, group_over=group_over)
     out = pathlib.Path(args.out)
-    # Whole or not at all.
-    draft = out.with_name(f'{out.name}.partial')
-    draft.write_bytes(page(_dated(data)))
-    draft.replace(out)
+    files.write(out, page(_dated(data)))
   except (ValueError, OSError) as error:
     errors.tell(error)
     return 2

@@ -17,6 +17,7 @@ import numpy as np
 
 from grpo_jax import (
   cli,
+  files,
   metrics,
   report_charts,
   report_tables,
@@ -75,12 +76,12 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
   for workdir in workdirs:
     cli.refuse_address('workdir', workdir)
     path = pathlib.Path(workdir).expanduser().resolve()
-    inside = path.glob(f'*/{cli.CONFIG}')
+    inside = path.glob(f'*/{files.CONFIG}')
     # The folder of a model has a file of that name as well.
     trials_in = sorted(
       p.parent for p in inside if (p.parent / metrics.METRICS).exists()
     )
-    if (path / cli.CONFIG).exists() or not trials_in:
+    if (path / files.CONFIG).exists() or not trials_in:
       trials_in = [open_run(path).workdir]
     found += trials_in
   return list(dict.fromkeys(found))
@@ -143,7 +144,7 @@ def _load(path, name):
     curves = run.metrics
   if (path / metrics.SAMPLES).exists():
     samples = run.samples()
-  fields = cli.flat(json.loads(json.dumps(cfg.to_dict())))
+  fields = cli.fields(cfg)
   texts = report_texts.measures(samples)
   return Loaded(run, name, cfg, fields, curves, texts, samples)
 

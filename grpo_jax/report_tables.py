@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import json
 
 from configs import base
-from grpo_jax import cli, stage_table
+from grpo_jax import begun, cli, files, stage_table
 from launch import summary, trials
 
 # Changed fields that are columns of the table of runs; all are in their own.
 _TITLES = 5
-_UNTOLD = (*trials.FREE, 'init_from', 'launch')
+_UNTOLD = (*begun.FREE_OF_RUNS, 'init_from')
 
 
 def runs(loaded: Sequence) -> dict | None:
@@ -74,7 +74,7 @@ def evaluations(loaded: Sequence) -> list[tuple[str, dict]]:
     if first:
       found.append((run.name, first))
     for name in others:
-      if name != stage_table.INSTRUCTIONS:
+      if name != files.INSTRUCTIONS:
         found.append((f'{run.name} ({name})', stage_table.read(folder / name)))
   return found
 
@@ -90,7 +90,7 @@ def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:
   if not columns:
     return None
   if len(columns) == 1:
-    default = cli.flat(json.loads(json.dumps(base.get_config().to_dict())))
+    default = cli.fields(base.get_config())
     columns.insert(0, ('default', default))
   names = _differing([fields for _, fields in columns])
   names = [n for n in names if n not in group_over]

@@ -19,13 +19,13 @@ def split(completion: str) -> tuple[str, str]:
 
   Together they are the completion: a missing or doubled tag stays visible.
   """
-  before, closed, after = completion.partition('</think>')
+  before, closed, after = completion.partition(text.END_THINK)
   if closed:
     return before + closed, after
-  at = completion.find('<answer>')
+  at = completion.find(text.ANSWER)
   if at >= 0:
     return completion[:at], completion[at:]
-  return (completion, '') if '<think>' in completion else ('', completion)
+  return (completion, '') if text.THINK in completion else ('', completion)
 
 
 def measures(

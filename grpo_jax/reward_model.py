@@ -8,7 +8,6 @@ workdir in `rewards.X = dict(name='reward_model', path=...)`.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from grpo_jax import (
   cli,
   config,
+  files,
   hosts,
   losses,
   measures,
@@ -256,13 +256,13 @@ def _leave(cfg, workdir, lesson, loop) -> None:
   if not hosts.is_first():
     return
   read, train, learned, held_out = lesson.read
-  cli.write_json(
+  files.write_json(
     workdir / scorer.FILE,
     {
       'step': cfg.steps,
       'loss': cfg.reward_model.loss.to_dict(),
       'part': cfg.reward_model.part,
-      'prompt': json.loads(json.dumps(cfg.prompt.to_dict())),
+      'prompt': cfg.prompt.to_dict(),
       'rows': {
         'read': read, 'train': train, 'after_balancing': learned,
         'held_out': held_out,

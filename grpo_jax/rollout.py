@@ -280,15 +280,6 @@ def read_texts(
   return completions, finished
 
 
-def grade_here(completions, examples, *, fns, weights, gate):
-  """Rewards [Q G] and their components, of completions [Q][G].
-
-  NaN where the completion is None, see `components_here`.
-  """
-  components = components_here(completions, examples, fns=fns)
-  return rewards.combine(components, weights=weights, gate=gate), components
-
-
 def components_here(completions, examples, *, fns) -> dict[str, np.ndarray]:
   """Name -> rewards [Q G] float32 of completions [Q][G].
 

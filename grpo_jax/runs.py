@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 
 from configs import base
-from grpo_jax import checkpoints, metrics
+from grpo_jax import checkpoints, files, metrics
 from grpo_jax.structs import PyTree
 
 # Made of functions or of fields of one, though without a name themselves.
@@ -39,7 +39,7 @@ class Run:
 
     Fields that did not exist then have the defaults of `configs.base`.
     """
-    saved = _tuples(_json(self.workdir / 'config.json'))
+    saved = _tuples(_json(self.workdir / files.CONFIG))
     whole = _overlay(base.get_config().to_dict(), saved)
     return ml_collections.ConfigDict(whole).lock()
 
@@ -84,18 +84,18 @@ class Run:
     # Here and below: curves do not need the packages that these import.
     from grpo_jax import tokenizer
 
-    return tokenizer.from_folder(self.workdir / 'model')
+    return tokenizer.from_folder(self.workdir / files.MODEL)
 
   def model_config(self):
     """The run's `models.transformer.Config`."""
     from grpo_jax.models import hf
 
-    return hf.read_config(self.workdir / 'model')
+    return hf.read_config(self.workdir / files.MODEL)
 
   @property
   def eval(self) -> dict[str, Any] | None:
     """What `grpo_jax.evaluate` found, or None if it has not run."""
-    path = self.workdir / 'eval.json'
+    path = self.workdir / files.EVALUATION
     return _json(path) if path.exists() else None
 
   def _file(self, name):
@@ -117,11 +117,11 @@ def open_run(workdir: str | os.PathLike) -> Run:
   path = pathlib.Path(workdir).expanduser().resolve()
   if not path.is_dir():
     raise FileNotFoundError(f'{path}: no such folder')
-  if not (path / 'config.json').exists():
-    inside = sorted(p.parent.name for p in path.glob('*/config.json'))
+  if not (path / files.CONFIG).exists():
+    inside = sorted(p.parent.name for p in path.glob(f'*/{files.CONFIG}'))
     remedy = f'; did you mean one of {inside}?' if inside else ''
     raise FileNotFoundError(
-      f'{path} is not the workdir of a run: it has no config.json{remedy}'
+      f'{path} is not the workdir of a run: it has no {files.CONFIG}{remedy}'
     )
   return Run(path)
 

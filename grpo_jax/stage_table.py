@@ -11,9 +11,8 @@ import pathlib
 import re
 from typing import Any
 
-EVALUATION = 'eval.json'
-INSTRUCTIONS = 'instructions_eval.json'
-WIN_RATE = 'win_rate.json'
+from grpo_jax import files
+
 # What stands in win_rate.json -> its name in a row.
 _WINS = {
   'win_rate': 'win_rate',
@@ -65,12 +64,12 @@ def measured(workdir: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: a file is damaged.
   """
-  found = dict(read(workdir / EVALUATION))
-  followed = read(workdir / INSTRUCTIONS)
+  found = dict(read(workdir / files.EVALUATION))
+  followed = read(workdir / files.INSTRUCTIONS)
   for end in ('', '_stderr'):
     if f'pass@1{end}' in followed:
       found[f'instruction_following{end}'] = followed[f'pass@1{end}']
-  won = read(workdir / WIN_RATE)
+  won = read(workdir / files.WIN_RATE)
   return found | {new: won[old] for old, new in _WINS.items() if old in won}
 
 

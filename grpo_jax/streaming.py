@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from grpo_jax import sampling
+from grpo_jax.rewards import text
 from grpo_jax.structs import Array, Prompts, PyTree
 
 DIM, PLAIN = '\x1b[2m', '\x1b[0m'
-THINK = ('<think>', '</think>')
 # What a decoder writes for bytes that are no character (yet).
 _BROKEN = '\N{REPLACEMENT CHARACTER}'
 # A model's text must not drive the terminal: control characters as pictures.
@@ -100,7 +100,7 @@ def dimmed(pieces: Iterable[str], *, thinking: bool) -> Iterator[str]:
   for piece in pieces:
     waiting += piece.translate(_PICTURES)
     while True:
-      tag = THINK[thinking]
+      tag = text.END_THINK if thinking else text.THINK
       before, found, after = waiting.partition(tag)
       if not found:
         break

@@ -20,8 +20,7 @@ REFLECTIVE = (
   'evaluate', 'check',
 )  # fmt: skip
 _WORD = re.compile(rf'\b({"|".join(REFLECTIVE)})\b', re.IGNORECASE)
-_TAG = re.compile('</?(?:think|answer)>')
-_ORDER = ('<think>', '</think>', '<answer>', '</answer>')
+_TAG = re.compile('|'.join(text.TAGS))
 # Our own choice, as the paper gives none: half of at least 16 4-grams repeated.
 _NGRAM, _FEWEST, _REPEATED = 4, 16, 0.5
 # What no tokenizer's text has but in undecodable bytes; tab, newlines are text.
@@ -48,7 +47,7 @@ def is_gibberish(completion: str) -> bool:
   found = tuple(_TAG.findall(completion))
   # The prompt may hold the opening tag, or an answer come without a thought.
   return all(
-    found != _ORDER[begin : begin + len(found)] for begin in range(3)
+    found != text.TAGS[begin : begin + len(found)] for begin in range(3)
   )  # fmt: skip
 
 

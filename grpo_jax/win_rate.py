@@ -16,12 +16,12 @@ from grpo_jax import (
   answers,
   cli,
   evaluate,
+  files,
   hosts,
   policy,
   programs,
   questions,
   scorer,
-  stage_table,
   validation,
 )
 from grpo_jax.alpaca import contests, judges, length_control
@@ -57,7 +57,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     outputs, step = _answer(cfg, contest, generator)
   # Of several processes, one writes, and one asks whoever costs money.
   if hosts.is_first():
-    cli.write_json(workdir / OUTPUTS, outputs)
+    files.write_json(workdir / OUTPUTS, outputs)
   elif isinstance(judge, Endpoint):
     return
   result, annotations = contests.compare(
@@ -69,7 +69,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   )
   if not hosts.is_first():
     return
-  cli.write_json(workdir / ANNOTATIONS, annotations)
+  files.write_json(workdir / ANNOTATIONS, annotations)
   settings = {
     'init_from': '' if w.outputs else cfg.init_from,
     'step': step,
@@ -78,11 +78,11 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     'win_rate': w.to_dict(),
   }
   cost = _cost(judge, w.endpoint)
-  cli.write_json(
-    workdir / stage_table.WIN_RATE, result | cost | {'settings': settings}
+  files.write_json(
+    workdir / files.WIN_RATE, result | cost | {'settings': settings}
   )
   _show(result, cost)
-  print(f'written to {workdir / stage_table.WIN_RATE}')
+  print(f'written to {workdir / files.WIN_RATE}')
 
 
 def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
@@ -131,7 +131,9 @@ def _answer(cfg, contest, generator):
   )
   step, params = pol.checkpoint()
   params = programs.publish(pol)(params)
-  outputs, bar = [], tqdm(total=len(examples), desc='answer')
+  silent = not hosts.is_first()
+  bar = tqdm(total=len(examples), desc='answer', disable=silent)
+  outputs = []
   for part in answerer.run(params, examples, seed=cfg.seed):
     for e, (example, (completion,)) in enumerate(
       zip(part.examples, part.completions, strict=True)
@@ -151,8 +153,8 @@ def _answer(cfg, contest, generator):
 
 def reply_to(prompt, completion):
   """The final summary; a template may have opened the thought."""
-  opened = prompt.rstrip().endswith('<think>')
-  return text.reply(('<think>' if opened else '') + completion)
+  opened = prompt.rstrip().endswith(text.THINK)
+  return text.reply((text.THINK if opened else '') + completion)
 
 
 def _cost(judge, settings):

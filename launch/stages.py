@@ -17,12 +17,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from grpo_jax import cli
+from grpo_jax import begun, cli, files
 from launch import processes, trials
 
 MARKER = 'stage.json'
-# What may change after a stage has begun: it learns the same.
-FREE = ('checkpoint', 'log', 'mesh', 'rules', 'launch')
 _REFERENCE = re.compile(r'\{([A-Za-z0-9_.=-]+)\}')
 _ASKED_OF_MODELS = 'prompt'  # whose braces are a template's
 
@@ -141,19 +139,16 @@ class Step:
     """
     marker = self.marker()
     if marker is None:
-      changed = cli.changed_fields(self._resolved_config(), self.folder)
-      there = {}
-    else:
-      there = marker['needs']
-      new = _plain(self._asked())
-      changed = _changed(new, {name: marker[name] for name in new})
-    changed = [k for k in changed if k.split('.')[0] not in FREE]
-    if changed:
-      raise ValueError(
-        f'{self.folder} was begun with other values of {", ".join(changed)}; '
-        'use another --workdir or remove that folder'
-      )
-    for name, end in there.items():
+      config = self._resolved_config()
+      cli.refuse_another(config, self.folder, free=begun.FREE)
+      return
+    new = _fields(self._asked())
+    old = _fields({name: marker[name] for name in self._asked()})
+    # A field that did not exist then has its default.
+    default = cli.fields(base.get_config())
+    old = {k: v for k, v in default.items() if k in new} | old
+    begun.refuse_other(self.folder, old, new, free=begun.FREE)
+    for name, end in marker['needs'].items():
       if name in self.inputs and self.inputs[name].finished() != end:
         raise ValueError(
           f'{self.folder} was made from {self.inputs[name].folder}, which has '
@@ -188,7 +183,7 @@ class Step:
 
   def progress(self) -> str:
     """Steps done and in all, of a job that counts them."""
-    config = self.folder / cli.CONFIG
+    config = self.folder / files.CONFIG
     done = trials.reached(self.folder)
     if not done or not config.exists():
       return ''
@@ -205,7 +200,7 @@ class Step:
     }
 
   def _write(self, content):
-    cli.write_json(self.folder / MARKER, content)
+    files.write_json(self.folder / MARKER, content)
 
   def _resolved(self, value):
     return _replaced(value, lambda name: str(self.root / name))
@@ -247,16 +242,7 @@ def _replaced(value, folder):
   return value
 
 
-def _changed(new, old):
-  """Names of what differs between two of `Step._asked`."""
-  new, old = cli.flat(new), cli.flat(old)
-  # A field that did not exist then has its default.
-  defaults = cli.flat({'config': _plain(base.get_config().to_dict())})
-  old = {k: v for k, v in defaults.items() if k in new} | old
-  return sorted(
-    k.removeprefix('config.') for k in new | old if new.get(k) != old.get(k)
-  )
-
-
-def _plain(value):
-  return json.loads(json.dumps(value))
+def _fields(asked):
+  """{'section.field': value} of the config, and 'job', 'flags.NAME', ..."""
+  asked = cli.flat(files.plain(asked))
+  return {k.removeprefix('config.'): v for k, v in asked.items()}

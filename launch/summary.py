@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from grpo_jax import metrics, runs
+from grpo_jax import files, metrics, runs
 from launch.trials import flag_text, Trial, value_text
 
 # The first that any trial has is what they are ranked by.
@@ -60,9 +60,7 @@ def summarise(
   )
   path = pathlib.Path(workdir) / FILE
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f'{FILE}.partial')
-  draft.write_text(_csv(results), encoding='utf-8')
-  draft.replace(path)
+  files.write(path, _csv(results))
   how = 'last evaluation'
   if not metric.startswith('eval/'):
     how = f'mean of the last {TAIL:.0%} of steps'

@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags, ConfigDict
 
-from grpo_jax import cli, metrics, runs
+from grpo_jax import begun, cli, files, metrics, runs
 from launch import processes
 from launch.sweeps import Choice
 
@@ -39,10 +39,6 @@ SHORT = (
   'updates',
 )  # fmt: skip
 MAX_NAME = 120
-# What may change between two starts of a trial: it learns the same.
-FREE = (
-  'steps', 'checkpoint', 'log', 'eval', 'generate', 'keep', 'mesh', 'rules',
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Trial:
   @property
   def steps(self) -> int:
     """Of the whole run; those of `sft.epochs` are known once it has begun."""
-    begun = self.is_local and (pathlib.Path(self.workdir) / cli.CONFIG).exists()
+    begun = self.is_local and (self.folder / files.CONFIG).exists()
     if begun and self.cfg.sft.epochs and self.module == 'grpo_jax.sft':
       return runs.open_run(self.workdir).config.steps
     return self.cfg.steps
@@ -118,15 +114,8 @@ class Trial:
 
     It would be skipped or resumed as if it were this one.
     """
-    if not self.is_local:
-      return
-    changed = cli.changed_fields(self.cfg, pathlib.Path(self.workdir))
-    changed = [k for k in changed if k.split('.')[0] not in FREE]
-    if changed:
-      raise ValueError(
-        f'{self.workdir} was begun with other values of {", ".join(changed)}; '
-        'use another --workdir or remove that folder'
-      )
+    if self.is_local:
+      cli.refuse_another(self.cfg, self.folder, free=begun.FREE_OF_RUNS)
 
 
 def load(path: str, workdir: str) -> list[Trial]:
@@ -225,6 +214,20 @@ def flag_text(value) -> str:
   return value if isinstance(value, str) else _literal(value)
 
 
+def is_module(name: str) -> bool:
+  """Whether there is a module of this name.
+
+  Packages above it are imported, and may raise what they will: see `call`.
+  """
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ImportError as error:
+    # A package that is there may need one that is not.
+    if error.name and not name.startswith(error.name):
+      raise
+    return False
+
+
 def call(path: str, fn: Callable, *args):
   """fn(*args) of the file at `path`; what it raises as one line."""
   try:
@@ -255,9 +258,10 @@ def _read(path):
 
 
 def _module(path, job):
+  job = str(job)
   module = job if '.' in job else f'grpo_jax.{job}'
   missing = '.' not in job and job not in JOBS
-  if missing or importlib.util.find_spec(module) is None:
+  if missing or not call(path, is_module, module):
     raise ValueError(
       f'{path}: JOB={job!r} is not one of {", ".join(JOBS)}, nor a module of '
       'your own that leaves a run'

@@ -356,7 +356,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
       saver.save(step, make_state(), extra={}, metrics=metrics)
     saver.wait()
     # Of the two at 0.9 the newer; 4 and 5 are the last.
-    assert names(tmp_path) == ['3', '4', '5'] == [str(s) for s in saver.steps()]
+    assert names(tmp_path) == ['3', '4', '5']
   with Checkpoints(tmp_path, **options) as saver:  # The best is remembered.
     for step in (6, 7):
       saver.save(
@@ -422,7 +422,6 @@ def test_a_full_disk_is_one_line_and_leaves_the_step_before(
     assert 'free some' in message and 'step 2 is intact' in message
     assert '\n' not in message
     assert names(workdir) == ['1', '2']
-    assert saver.steps() == [1, 2]
     assert saver.restore(abstract(make_state()))[0] == 2
     # With space again, the same step is saved.
     assert saver.save(3, make_state(3.0), extra={})

@@ -11,6 +11,7 @@ from pathlib import Path
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -198,20 +199,27 @@ def test_rope_table_of_llama_3_becomes_its_scaling(tmp_path):
   assert scaling == ('llama3', 32.0, 1.0, 4.0, 8192)
 
 
-def test_converted_folder_has_model_tokenizer_and_template(tmp_path):
+def export(path, folder, *flags):
+  """What `make smollm2` does with its file."""
+  where = (f'--init_from={path}', f'--out={folder}')
+  done = tiny.job('export', '--config=', *where, *flags)
+  assert done.code == 0, done.err
+
+
+def test_exported_folder_has_model_tokenizer_and_template(tmp_path):
   path = write(tmp_path / 'x.gguf', 'qwen2')
-  gguf.convert(path, tmp_path / 'out', dtype=np.float16)
+  export(path, tmp_path / 'out', '--dtype=bfloat16')
   file = gguf.read(path)
   assert hf.read_config(tmp_path / 'out') == file.config
-  expected = gguf.load(file, dtype=np.float16)
-  found = hf.load(tmp_path / 'out', dtype=np.float16)
+  expected = gguf.load(file, dtype=jnp.bfloat16)
+  found = hf.load(tmp_path / 'out', dtype=jnp.bfloat16)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
   def read(name):
     return json.loads((tmp_path / 'out' / name).read_text())
 
   config = read('config.json')
-  assert config['torch_dtype'] == 'float16'
+  assert config['torch_dtype'] == 'bfloat16'
   assert config['eos_token_id'] == [0, 2]
   assert config['max_position_embeddings'] == 512
   assert config['rms_norm_eps'] == 1e-6
@@ -226,7 +234,7 @@ def test_converted_folder_has_model_tokenizer_and_template(tmp_path):
 
 def test_training_from_a_file_equals_training_from_its_folder(tmp_path):
   path = write(tmp_path / 'x.gguf', 'qwen2')
-  gguf.convert(path, tmp_path / 'folder', dtype=np.float32)
+  export(path, tmp_path / 'folder')
   data = tmp_path / 'data.jsonl'
   rows = (dict(question=f'ab {i}', answer=str(i)) for i in range(8))
   data.write_text('\n'.join(json.dumps(row) for row in rows))
@@ -352,5 +360,5 @@ def test_missing_file_and_missing_package_are_named(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError, match='absent.gguf: no such file'):
     gguf.read(tmp_path / 'absent.gguf')
   monkeypatch.setitem(sys.modules, 'gguf', None)
-  with pytest.raises(ImportError, match=r"pip install 'grpo_jax\[gguf\]'"):
+  with pytest.raises(ImportError, match=r"pip install -e '\.\[gguf\]'"):
     gguf.read(tmp_path / 'x.gguf')

@@ -134,7 +134,7 @@ def test_written_back_folder_is_bit_equal(family, dtype, tmp_path):
     tmp_path / 'written',
     hf.load(source),
     hf.read_config(source),
-    source=source,
+    files={'config.json': (source / 'config.json').read_text()},
     dtype=dtype,
   )
   assert_same_tensors(tensors_of(tmp_path / 'written'), tensors)
@@ -166,35 +166,26 @@ def test_shards_of_a_large_model_are_bit_equal_and_indexed(tmp_path):
   )
 
 
-def test_source_tokenizer_and_generation_config_are_kept(tmp_path):
-  source = tmp_path / 'source'
-  shutil.copytree(REFERENCE / 'llama', source)
-  (source / 'tokenizer.json').write_text('{"any": "text"}')
-  (source / 'tokenizer.model').write_bytes(b'\xff\x00')
-  (source / 'optimizer.bin').write_bytes(b'not ours')
+@pytest.mark.parametrize('field', ['dtype', 'torch_dtype', None])
+def test_files_are_as_given_but_for_the_dtype_of_the_weights(field, tmp_path):
   config, weights = loaded('llama')
-  hf.save(
-    tmp_path / 'out',
-    weights,
-    config,
-    source=source,
-    files={'generation_config.json': '{"eos_token_id": 7}'},
-  )
-  kept = {
-    'config.json': None,
-    'generation_config.json': b'{"eos_token_id": 7}',
-    'model.safetensors': None,
-    'tokenizer.json': b'{"any": "text"}',
-    'tokenizer.model': b'\xff\x00',
-  }
-  assert {p.name for p in (tmp_path / 'out').iterdir()} == kept.keys()
-  for name, content in kept.items():
-    if content is not None:
-      assert (tmp_path / 'out' / name).read_bytes() == content
+  raw = json.loads((REFERENCE / 'llama' / 'config.json').read_text())
+  raw = {k: v for k, v in raw.items() if 'dtype' not in k} | {'eigen': 'ß'}
+  told = raw if field is None else raw | {field: 'float32'}
+  files = {'config.json': json.dumps(told), 'tokenizer.json': '{"any": "ä"}'}
+  hf.save(tmp_path / 'out', weights, config, files=files, dtype=jnp.bfloat16)
+  out = tmp_path / 'out'
+  assert sorted(p.name for p in out.iterdir()) == [
+    'config.json', 'model.safetensors', 'tokenizer.json',
+  ]  # fmt: skip
+  assert (out / 'tokenizer.json').read_text() == files['tokenizer.json']
+  written = json.loads((out / 'config.json').read_text())
+  assert written == raw | {field or 'torch_dtype': 'bfloat16'}
+  assert {str(x.dtype) for x in tensors_of(out).values()} == {'bfloat16'}
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_model_without_source_folder_loads_again(family, tmp_path):
+def test_model_without_files_loads_again(family, tmp_path):
   config, _ = loaded(family)
   rng = np.random.default_rng(0)
   weights = jax.tree.map(
@@ -381,13 +372,6 @@ def test_folder_with_files_is_not_overwritten(tmp_path):
   with pytest.raises(ValueError, match='exists; remove it'):
     hf.save(tmp_path / 'out', weights, config)
   assert [p.name for p in tmp_path.rglob('*')] == ['out', 'thesis.txt']
-
-
-def test_source_of_another_model_is_refused(tmp_path):
-  config, weights = loaded('llama')
-  with pytest.raises(ValueError, match='another model'):
-    hf.save(tmp_path / 'out', weights, config, source=REFERENCE / 'qwen2')
-  assert not list(tmp_path.iterdir())
 
 
 def test_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch):

@@ -214,6 +214,74 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(
   assert_same(runs.open_run(tmp_path), alone)
 
 
+# All in the same processes: starting them takes longest.
+WRITING = """
+import sys
+from grpo_jax import cli, evaluate, files, generate, pairs, points
+
+def job(cfg, workdir):
+  for one in (evaluate, generate, pairs, points):
+    one.run(cfg, workdir)
+    assert (workdir / 'eval.json').exists()
+
+cli.main(job)
+"""
+LINES = {
+  'answers.jsonl': 'prompts answered in', 'pairs.jsonl': 'pairs of',
+  'points.jsonl': 'answers to',
+}  # fmt: skip
+
+
+def written(run, folder, cache, **started):
+  """What jobs leave of a run's model, and how their processes ended."""
+  ended = finish(
+    start(
+      [
+        *(sys.executable, '-c', WRITING, *FLAGS),
+        *(f'--compilation_cache={cache}', f'--workdir={folder}'),
+        *(f'--init_from={run.workdir}', f'--out={folder}/answers.jsonl'),
+        # As many answers as the evaluation asks for: one program samples all.
+        '--config.generate.samples=2',
+        *('--config.pairs.samples=2', '--config.pairs.batch_prompts=4'),
+        *('--config.pairs.prompts=16', '--config.pairs.gold=coin'),
+      ],
+      **started,
+    ),
+    timeout=600,
+  )
+  assert [done.code for done in ended] == [0] * len(ended), ended
+  result = json.loads((folder / 'eval.json').read_text())
+  lines = {n: (folder / n).read_text().splitlines() for n in LINES}
+  return ended, result, {n: list(map(json.loads, x)) for n, x in lines.items()}
+
+
+def test_of_two_processes_one_writes_what_one_alone_would(
+  tmp_path, cache, alone
+):
+  folders = [tmp_path / name for name in ('two', 'one')]
+  ended, result, rows = written(alone, folders[0], cache)
+  _, wanted, wanted_rows = written(
+    alone, folders[1], cache, processes=1, devices=2
+  )
+  assert result == wanted
+  assert result['pass@1'] == alone.metrics['eval/pass@1'][-1]
+  for name, said in LINES.items():
+    assert said in ended[0].out
+    assert len(rows[name]) == len(wanted_rows[name]) > 3
+    for row, other in zip(rows[name], wanted_rows[name], strict=True):
+      close = pytest.approx(other.pop('logprob', None), abs=1e-4)
+      assert row.pop('logprob', None) == close
+      assert row == other
+  assert sorted(p.name for p in folders[0].iterdir()) == [
+    'answers.jsonl', 'eval.json', 'pairs.jsonl', 'points.jsonl',
+  ]  # fmt: skip
+  # The other shows no bar and says nothing; gloo prints in its own name.
+  assert 'evaluate: 100%' in ended[0].err
+  assert '%' not in ended[1].err
+  said = [x for x in ended[1].out.splitlines() if x and '[Gloo]' not in x]
+  assert said == []
+
+
 PROGRAM = """
 import sys, time
 import jax

@@ -19,7 +19,7 @@ LAYERS = {
     'losses', 'credit', 'objectives', 'rewards.*', 'tokenizer', 'prompts',
     'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
     'checkpoint_items', 'errors', 'event_files', 'hooks', 'chat_client',
-    'preference_losses',
+    'preference_losses', 'files', 'begun',
     'text_measures', 'planner', 'slots', 'seating', 'seating_replay',
     'verified.*', 'alpaca.*',
   ],

@@ -129,8 +129,12 @@ def test_another_step_or_other_settings_are_evaluated_anew(
 @pytest.mark.parametrize(
   'asked, folder, saying',
   [
-    (dict(seed=1), 'base', 'seed=0, not 1; use another --workdir or remove'),
-    (dict(reward='random'), 'grpo', r"rewards={'correct': .*not {'random': "),
+    (dict(seed=1), 'base', 'seed=0 there and seed=1 here; use another'),
+    (
+      dict(reward='random'),
+      'grpo',
+      r'rewards.correct.extract=tags there and no rewards\.\S* here.* more;',
+    ),
   ],
 )
 def test_the_workdir_of_another_experiment_is_refused(
@@ -140,7 +144,8 @@ def test_the_workdir_of_another_experiment_is_refused(
   with (
     flagsaver.flagsaver(**asked),
     pytest.raises(
-      ValueError, match=f'^{workdir}/{folder} was begun with {saying}'
+      ValueError,
+      match=f'^{workdir}/{folder} was begun with other values: {saying}',
     ),
   ):
     quickstart.run(None, workdir)

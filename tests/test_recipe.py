@@ -144,21 +144,55 @@ def test_a_killed_stage_goes_on_where_it_stopped(
 def test_a_stage_begun_with_another_config_is_refused(write, tmp_path, capsys):
   assert recipe.main(write("[job('a', seed=1)]")) == 0
   assert recipe.main(write("[job('a', seed=2)]")) == 2
-  told = f'error: {tmp_path}/runs/a was begun with other values of seed; use '
-  assert told in capsys.readouterr().err
+  told = (
+    f'error: {tmp_path}/runs/a was begun with other values: seed=1 there and '
+    'seed=2 here; use another --workdir or remove that folder\n'
+  )
+  assert capsys.readouterr().err.endswith(told)
   # Neither may it be another job, nor have other flags.
   assert recipe.main(write("[job('a', seed=1, flags={'x': 1})]")) == 2
-  assert 'other values of flags.x' in capsys.readouterr().err
+  assert 'no flags.x there and flags.x=1 here' in capsys.readouterr().err
 
 
-def test_what_is_saved_more_often_is_the_same_stage(write, tmp_path):
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('checkpoint.every', 7),
+    ('cpu_devices', 2),
+    ('launch.topology', 'v5e-8'),
+    ('launch.job', 'sft'),
+    ('mesh.data', 2),
+  ],
+)
+def test_where_a_stage_runs_and_what_is_kept_may_change(
+  field, value, write, begun, tmp_path
+):
   assert recipe.main(write("[job('a')]")) == 0
   path = tmp_path / 'runs' / 'a' / 'stage.json'
   saved = json.loads(path.read_text())
-  saved['config']['checkpoint']['every'] = 7
+  *sections, name = field.split('.')
+  section = saved['config'][sections[0]] if sections else saved['config']
+  section[name] = value
   del saved['config']['filters']  # as of a version that did not know them
   path.write_text(json.dumps(saved))
   assert recipe.main(write("[job('a')]")) == 0
+  assert begun() == ['a']
+
+
+@pytest.mark.parametrize('field', ['steps', 'eval.samples', 'keep.samples'])
+def test_what_a_stage_leaves_depends_on_may_not_change(
+  field, write, tmp_path, capsys
+):
+  # Its job may be an evaluation, or a verified set.
+  assert recipe.main(write("[job('a')]")) == 0
+  path = tmp_path / 'runs' / 'a' / 'stage.json'
+  saved = json.loads(path.read_text())
+  *sections, name = field.split('.')
+  section = saved['config'][sections[0]] if sections else saved['config']
+  section[name] = 7
+  path.write_text(json.dumps(saved))
+  assert recipe.main(write("[job('a')]")) == 2
+  assert f'{field}=7 there and {field}=' in capsys.readouterr().err
 
 
 def test_a_run_of_another_config_that_no_recipe_began_is_refused(
@@ -168,7 +202,7 @@ def test_a_run_of_another_config_that_no_recipe_began_is_refused(
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text('{"seed": 3, "steps": 4}')
   assert recipe.main(write("[job('a', seed=1)]")) == 2
-  assert f'{folder} was begun with other values of' in capsys.readouterr().err
+  assert f'{folder} was begun with other values: ' in capsys.readouterr().err
 
 
 def test_a_stage_made_from_one_that_was_made_again_is_refused(

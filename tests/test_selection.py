@@ -3,6 +3,7 @@
 import http.server
 import json
 import math
+import sys
 import threading
 
 import numpy as np
@@ -96,6 +97,12 @@ def test_a_filter_tells_what_it_is_for(name, text, arguments, wanted):
 def test_an_argument_that_makes_no_sense_is_refused(name, arguments):
   with pytest.raises(ValueError, match=next(iter(arguments))):
     getattr(filters, name)(**arguments)
+
+
+def test_a_filter_that_lacks_its_package_is_told_at_the_start(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'py3langid', None)
+  with pytest.raises(ValueError, match='filter one_language needs the package'):
+    filters.one_language()
 
 
 def test_overlap_is_the_jaccard_index_of_ngrams():

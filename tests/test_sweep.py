@@ -184,6 +184,34 @@ def test_a_job_reads_the_value_that_the_sweep_gave(field, value):
   assert found == value
 
 
+@pytest.mark.parametrize(
+  'name, there',
+  [
+    ('grpo_jax.train', True),
+    ('tests.standin', True),
+    ('json', True),
+    ('nopkg', False),
+    ('nopkg.mod', False),
+    ('grpo_jax.nope', False),
+    ('grpo_jax.train.nope', False),
+    ('.train', False),
+    ('a..b', False),
+  ],
+)
+def test_a_module_is_there_or_not_and_no_name_is_an_error(name, there):
+  assert trials.is_module(name) is there
+
+
+def test_a_package_that_needs_another_is_told_in_one_line(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 'needy').mkdir()
+  (tmp_path / 'needy' / '__init__.py').write_text('import nopkg\n')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  with pytest.raises(ValueError, match="^x.py: .*: No module named 'nopkg'$"):
+    trials.call('x.py', trials.is_module, 'needy.job')
+
+
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_valid(path):
   found = trials.load(str(path), 'runs')
@@ -253,6 +281,9 @@ def test_a_mistake_in_the_file_is_told_in_one_line_before_anything_runs(
   'head, saying',
   [
     ("JOB = 'trian'", "JOB='trian' is not one of train, sft"),
+    ("JOB = 'nopkg.mod'", "JOB='nopkg.mod' is not one of train, sft"),
+    ("JOB = 'json.decoder.x'", "JOB='json.decoder.x' is not one of train, sf"),
+    ('JOB = 5', "JOB='5' is not one of train, sft"),
     ("CONFIG = 'nowhere.py'", 'CONFIG=nowhere.py: no such file'),
     ('CONFIG = None', 'has no CONFIG'),
     ("CONFIG = 'configs/r1.py:none'", "no experiment 'none'"),
@@ -425,8 +456,13 @@ def test_a_workdir_of_another_experiment_is_refused(write, tmp_path, capsys):
   (folder / 'config.json').write_text(json.dumps(saved))
   assert sweep.main(argv) == 2
   err = capsys.readouterr().err
-  assert f'{folder} was begun with other values of group_size; use' in err
+  told = 'other values: group_size=8 there and group_size=16 here; use'
+  assert f'{folder} was begun with {told}' in err
   saved['group_size'] = 16
+  # Neither do other devices, nor what other jobs do with the run.
+  saved |= {'cpu_devices': 2, 'mesh': {'data': 2}, 'chat': {'every': 9}}
+  saved |= {'launch': {'topology': 'v5e-8', 'job': 'sft'}}
+  saved |= {'win_rate': {'prompts': 3}, 'pairs': {'samples': 2}}
   (folder / 'config.json').write_text(json.dumps(saved))
   assert sweep.main(argv) == 0
 

@@ -19,6 +19,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   critic,
+  judging,
   layout,
   programs,
   questions,
@@ -180,14 +181,26 @@ def test_an_update_divides_by_its_own_tokens_and_moves_by_the_learning_rate(
     assert np.abs(leaf).max() == pytest.approx(3e-4, rel=1e-3)
 
 
+def long(completion, example):
+  return float(completion.count('words') > 1)
+
+
 def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
+  example = Example(prompt='1+1=', answer='2')
+  task = tasks.Task(1, lambda i: example, lambda *_: False)
+  cfg = config()
+  cfg.rewards = dict(
+    long=dict(name='function', path=f'{__name__}:long', weight=5.0),
+    shown=dict(name='constant', value=1.0, weight=0.0),
+  )
+  judge = judging.Judge(cfg, task)
   host = layout.prompts([[5, 6]], multiple=1)
   sampled = layout.branches(
     host, [[[7, 3], [7, 8, 9, 3]]], max_length=8, multiple=1
   )
   got = rollout.collect(
     np.arange(1),
-    [Example(prompt='1+1=', answer='2')],
+    [example],
     host,
     None,
     None,
@@ -205,15 +218,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     texts=functools.partial(
       rollout.read_texts, decode=lambda ids: 'words ' * len(ids), stop_ids=(3,)
     ),
-    grade=functools.partial(
-      rollout.grade_here,
-      fns={
-        'long': lambda completion, _: float(completion.count('words') > 1),
-        'shown': lambda *_: 1.0,
-      },
-      weights={'long': 5.0, 'shown': 0.0},
-      gate='',
-    ),
+    grade=functools.partial(judge.grade, 0),
     length_multiple=1,
   )
   metrics = rollout.metrics([got], decoded=np.sum)

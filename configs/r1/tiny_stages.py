@@ -12,6 +12,7 @@ The base's corpus, never of sums that RL asks or evaluation holds out:
 """
 
 from configs import base
+from grpo_jax.tasks import SPECIALS
 
 THOUGHT = 44  # tokens: a thought, a number, and room
 ANSWER = 60  # a summary besides
@@ -300,8 +301,7 @@ def _world():
     mlp_dim=448,
   )  # fmt: skip
   letters = 'abcdefghijklmnopqrstuvwxyz0123456789,.? '
-  tags = ('<think>', '</think>', '<answer>', '</answer>')
-  c.tokenizer = dict(alphabet=letters, specials=tags)
+  c.tokenizer = dict(alphabet=letters, specials=SPECIALS)
   c.task = _sums(part='questions', split='train')
   c.sample.update(
     max_prompt_length=40, max_completion_length=ANSWER, chunk=THOUGHT

@@ -17,7 +17,6 @@ from grpo_jax.models import (
   attention,
   families,
   gguf_tokenizer,
-  hf,
   stacking,
   transformer,
 )
@@ -124,20 +123,6 @@ def load(file: File, *, shardings: PyTree = None, dtype=jnp.float32) -> PyTree:
 
   declared = transformer.declare(file.config)
   return stacking.assemble(declared, fetch, shardings=shardings, dtype=dtype)
-
-
-def convert(
-  path: str | os.PathLike, folder: str | os.PathLike, *, dtype=jnp.float32
-) -> None:
-  """Writes a Hugging Face folder with weights, tokenizer and template.
-
-  Errors are those of `read`, `load` and `hf.save`.
-  """
-  file = read(path)
-  raw = file.hf_config | {'torch_dtype': np.dtype(dtype).name}
-  files = file.files | {'config.json': json.dumps(raw, indent=2) + '\n'}
-  params = load(file, dtype=dtype)
-  hf.save(folder, params, file.config, files=files, dtype=dtype)
 
 
 def _open(path):

@@ -5,6 +5,7 @@ a folder that `transformers` loads. Both stream: of the model, the host holds
 one stacked parameter's needed slices when reading and one shard when writing.
 """
 
+from collections.abc import Mapping
 import contextlib
 import json
 import os
@@ -21,20 +22,6 @@ from safetensors.numpy import save_file
 from grpo_jax.models import families, safetensors_folder, stacking, transformer
 from grpo_jax.models.architecture import Config
 from grpo_jax.structs import PyTree
-
-# What `save` takes over from the source folder besides config.json.
-KEPT_FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'vocab.json',
-  'merges.txt',
-  'tokenizer.model',
-  'chat_template.jinja',
-  'chat_template.json',
-  'generation_config.json',
-)
 
 
 def read_config(folder: str | os.PathLike) -> Config:
@@ -87,8 +74,7 @@ def save(
   params: PyTree,
   config: Config,
   *,
-  source: str | os.PathLike | None = None,
-  files: dict[str, str] | None = None,
+  files: Mapping[str, str] | None = None,
   dtype=jnp.float32,
   max_shard_bytes: float = 5e9,
 ) -> None:
@@ -100,22 +86,26 @@ def save(
     folder: to be created; may exist if empty.
     params: stacked, on any mesh.
     config: of the parameters.
-    source: a folder whose config.json, tokenizer and generation config are
-      taken over; None writes a config.json of our own and no tokenizer.
-    files: texts of further files by name; they replace those of the source.
-    dtype: of the tensors. A folder loaded in float32 and saved in its own
-      dtype is equal bit by bit.
+    files: texts of further files by name, as `policy.Policy.files`. Without a
+      config.json among them, one is made of `config`.
+    dtype: of the tensors, which config.json then tells. A folder loaded in
+      float32 and saved in its own dtype is equal bit by bit.
     max_shard_bytes: a larger model is split, with an index.
 
   Raises:
-    ValueError: the folder is not empty, or source is another model.
+    ValueError: the folder is not empty.
     OSError: the disk is full or not writable. Nothing is left behind.
   """
   folder = Path(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise ValueError(f'{folder}: exists; remove it or name another folder')
-  contents = _contents(config, source, dtype)
-  contents |= {k: v.encode() for k, v in (files or {}).items()}
+  contents = {k: v.encode() for k, v in (files or {}).items()}
+  raw = families.of_config(config).to_hf(config)
+  raw = json.loads(contents.get('config.json', _dump(raw)))
+  # The loader of `transformers` believes this field, not the tensors.
+  for field in {'dtype', 'torch_dtype'} & raw.keys() or {'torch_dtype'}:
+    raw[field] = np.dtype(dtype).name
+  contents['config.json'] = _dump(raw)
   names = families.of_config(config).NAMES
   plan = stacking.plan(transformer.declare(config), names)
   shards = _split(plan, dtype, max_shard_bytes)
@@ -155,28 +145,6 @@ def _split(plan, dtype, limit):
     f'model-{i:05d}-of-{last:05d}.safetensors': part
     for i, part in enumerate(shards, 1)
   }
-
-
-def _contents(config, source, dtype):
-  """The folder's other files by name."""
-  dtype = np.dtype(dtype).name
-  if source is None:
-    raw = families.of_config(config).to_hf(config) | {'torch_dtype': dtype}
-    return {'config.json': _dump(raw)}
-  if read_config(source) != config:
-    raise ValueError(
-      f'{source}: config.json is of another model than the parameters; '
-      'name the folder that they were loaded from'
-    )
-  raw = safetensors_folder.read_json(source, 'config.json')
-  # The loader of `transformers` believes this field, not the tensors.
-  for field in {'dtype', 'torch_dtype'} & raw.keys() or {'torch_dtype'}:
-    raw[field] = dtype
-  contents = {'config.json': _dump(raw)}
-  for file in KEPT_FILES:
-    if (Path(source) / file).is_file():
-      contents[file] = (Path(source) / file).read_bytes()
-  return contents
 
 
 def _dump(raw):

@@ -113,15 +113,18 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
   )
 
 
-def check_target(target: str) -> None:
-  """ValueError for a language that cannot be told, or without py3langid."""
+def check_target(target: str, *, of: str = 'reward language') -> None:
+  """ValueError for a language that cannot be told, or without py3langid.
+
+  Args:
+    target: an ISO 639-1 code.
+    of: what it is a target of, for errors.
+  """
   known = [name for names in LANGUAGES.values() for name in names]
   if target not in known:
-    raise ValueError(
-      f'language: target={target!r} is not among {", ".join(known)}'
-    )
+    raise ValueError(f'{of}: target={target!r} is not among {", ".join(known)}')
   if importlib.util.find_spec('py3langid') is None:
-    raise ValueError('reward language needs the package: pip install py3langid')
+    raise ValueError(f'{of} needs the package: pip install py3langid')
 
 
 def consistency(

@@ -9,8 +9,9 @@ from decimal import Decimal
 from fractions import Fraction
 import re
 
-_OPEN, _CLOSE = '<answer>', '</answer>'
-_THINK, _END_THINK = '<think>', '</think>'
+# In the order in which a completion has them.
+TAGS = ('<think>', '</think>', '<answer>', '</answer>')
+THINK, END_THINK, ANSWER, END_ANSWER = TAGS
 
 # [0-9], not \d: \d also matches digits of other scripts.
 _DIGITS = r'(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)'
@@ -33,16 +34,16 @@ def tags(text: str) -> str:
   In its place means: one opening and one closing tag in this order, nothing
   but whitespace after them, and no thought that begins or ends behind them.
   """
-  if text.count(_OPEN) != 1 or text.count(_CLOSE) != 1:
+  if text.count(ANSWER) != 1 or text.count(END_ANSWER) != 1:
     return ''
-  start, end = text.index(_OPEN) + len(_OPEN), text.index(_CLOSE)
-  if end < start or text[end + len(_CLOSE) :].strip():
+  start, end = text.index(ANSWER) + len(ANSWER), text.index(END_ANSWER)
+  if end < start or text[end + len(END_ANSWER) :].strip():
     return ''
   inside = text[start:end].strip()
-  if _THINK in inside or _END_THINK in inside:
+  if THINK in inside or END_THINK in inside:
     return ''
   before = text[:start]
-  if before.rfind(_THINK) > before.rfind(_END_THINK):
+  if before.rfind(THINK) > before.rfind(END_THINK):
     return ''  # the thought is still open: the answer is part of it
   return inside
 
@@ -51,8 +52,8 @@ def _inside(text: str) -> str:
   """What `tags` finds, with the indentation of its first line."""
   if not tags(text):
     return ''
-  start = text.index(_OPEN) + len(_OPEN)
-  return text[start : text.index(_CLOSE)].strip('\n').rstrip()
+  start = text.index(ANSWER) + len(ANSWER)
+  return text[start : text.index(END_ANSWER)].strip('\n').rstrip()
 
 
 def boxed(text: str) -> str:
@@ -117,10 +118,10 @@ def summary(completion: str) -> str:
 
   '' where a thought is opened and never closed; all of it without any.
   """
-  before, closed, after = completion.rpartition(_END_THINK)
+  before, closed, after = completion.rpartition(END_THINK)
   if closed:
     return after.lstrip('\n')
-  return '' if _THINK in completion else completion
+  return '' if THINK in completion else completion
 
 
 PARTS = {'all': str, 'summary': summary}
@@ -143,13 +144,13 @@ def reply(text: str) -> str:
   What follows the last </think>, or else begins with the answer; all of a text
   without tags. '' where a thought is opened and never closed.
   """
-  _, closed, told = text.rpartition(_END_THINK)
+  _, closed, told = text.rpartition(END_THINK)
   if not closed:
-    at = text.find(_OPEN)
-    if at < 0 and _THINK in text:
+    at = text.find(ANSWER)
+    if at < 0 and THINK in text:
       return ''
     told = text[max(at, 0) :]
-  return told.replace(_OPEN, '').replace(_CLOSE, '').strip()
+  return told.replace(ANSWER, '').replace(END_ANSWER, '').strip()
 
 
 EXTRACTORS = {
@@ -237,19 +238,19 @@ def well_formed(text: str, *, thought: bool, summary: bool = False) -> bool:
   between the pairs.
   """
   rest = text.strip()
-  counts = [rest.count(t) for t in (_THINK, _END_THINK, _OPEN, _CLOSE)]
-  if counts == [1, 1, 1, 1] and rest.startswith(_THINK):
-    inside, rest = rest[len(_THINK) :].split(_END_THINK)
+  counts = [rest.count(t) for t in (THINK, END_THINK, ANSWER, END_ANSWER)]
+  if counts == [1, 1, 1, 1] and rest.startswith(THINK):
+    inside, rest = rest[len(THINK) :].split(END_THINK)
     rest = rest.strip()
-    if not inside.strip() or _OPEN in inside or _CLOSE in inside:
+    if not inside.strip() or ANSWER in inside or END_ANSWER in inside:
       return False
-    if summary and _OPEN in rest:
-      rest = rest[rest.index(_OPEN) :]
+    if summary and ANSWER in rest:
+      rest = rest[rest.index(ANSWER) :]
   elif thought or counts != [0, 0, 1, 1]:
     return False
-  if not (rest.startswith(_OPEN) and rest.endswith(_CLOSE)):
+  if not (rest.startswith(ANSWER) and rest.endswith(END_ANSWER)):
     return False
-  return bool(rest[len(_OPEN) : -len(_CLOSE)].strip())
+  return bool(rest[len(ANSWER) : -len(END_ANSWER)].strip())
 
 
 def thought(text: str) -> str:
@@ -258,10 +259,10 @@ def thought(text: str) -> str:
   The prompt may hold the opening tag, and a completion that was cut no closing
   one; without either tag, all that precedes the first answer is the thought.
   """
-  before, closed, _ = text.partition(_END_THINK)
+  before, closed, _ = text.partition(END_THINK)
   if not closed:
-    before = text.partition(_OPEN)[0]
-  return before.partition(_THINK)[2] if _THINK in before else before
+    before = text.partition(ANSWER)[0]
+  return before.partition(THINK)[2] if THINK in before else before
 
 
 def _terminates(denominator: int) -> bool:
@@ -273,9 +274,9 @@ def _terminates(denominator: int) -> bool:
 
 
 def _last_pair(text: str) -> str:
-  end = text.rfind(_CLOSE)
-  start = text.rfind(_OPEN, 0, end) if end >= 0 else -1
-  return '' if start < 0 else text[start + len(_OPEN) : end].strip()
+  end = text.rfind(END_ANSWER)
+  start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
+  return '' if start < 0 else text[start + len(ANSWER) : end].strip()
 
 
 def _bare_number(answer: str) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from grpo_jax.rewards import text
+
 PARTS = ('corpus', 'questions')
-SPECIALS = ('<think>', '</think>', '<answer>', '</answer>')
+SPECIALS = text.TAGS
 
 
 @dataclasses.dataclass(frozen=True)

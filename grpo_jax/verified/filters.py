@@ -90,11 +90,8 @@ def one_language(
     min_words: a thought of fewer words has no language to judge, and fits: so
       do sums, which have none.
   """
-  known = [name for names in languages.LANGUAGES.values() for name in names]
-  if target and target not in known:
-    raise ValueError(
-      f'filter one_language: target={target!r} is not among {", ".join(known)}'
-    )
+  # Of whichever language, one of those that are told apart.
+  languages.check_target(target or 'en', of='filter one_language')
   if not 0 < least <= 1 or min_words < 1:
     raise ValueError(
       f'filter one_language: least={least} must be in (0, 1] and '

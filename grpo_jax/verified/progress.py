@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from grpo_jax import hosts
+from grpo_jax import begun, files, hosts
 
 _SETTINGS = 'settings.json'
 _NAME = re.compile(r'(\d+)-(\d+)-(\d+)\.jsonl')
@@ -34,12 +34,12 @@ class Progress:
     if hosts.is_first():
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / _SETTINGS
-      # Through JSON, where a tuple equals a list.
-      settings = json.loads(json.dumps(settings))
+      settings = files.plain(settings)
       if path.exists():
-        refuse_other(json.loads(path.read_text('utf-8')), settings, folder)
+        there = json.loads(path.read_text('utf-8'))
+        begun.refuse_other(folder, there, settings, flag='out')
       else:
-        _write(path, json.dumps(settings))
+        files.write(path, json.dumps(settings))
       whole = {p for block in self._blocks() for p in block}
       for left in set(folder.iterdir()) - whole - {path}:
         left.unlink()
@@ -50,8 +50,7 @@ class Progress:
   def write(self, start: int, end: int, rows: list[dict], process: int) -> None:
     """Leaves this process's rows of the prompts start .. end-1."""
     name = f'{start:09d}-{end:09d}-{process:05d}.jsonl'
-    lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
-    _write(self.folder / name, ''.join(lines))
+    files.write(self.folder / name, ''.join(map(files.as_line, rows)))
 
   def rows(self, most: int) -> Iterator[dict]:
     """The rows of the first prompts, in order."""
@@ -85,25 +84,6 @@ class Progress:
     return _numbers(blocks[-1][0])[1] if blocks else 0
 
 
-def refuse_other(old: dict, new: dict, folder: pathlib.Path) -> None:
-  """ValueError where the settings in a folder are not those of now."""
-  other = sorted(k for k in old | new if old.get(k) != new.get(k))
-  if other:
-    told = ', '.join(
-      f'{k}={_short(old.get(k))} there and {k}={_short(new.get(k))} here'
-      for k in other[:3]
-    )
-    raise ValueError(
-      f'{folder} was begun with other settings ({told}); name another --out '
-      'or remove it'
-    )
-
-
-def _short(value):
-  told = str(value)
-  return told if len(told) <= 80 else told[:77] + '...'
-
-
 def _numbers(path):
   return tuple(int(n) for n in _NAME.fullmatch(path.name).groups())
 
@@ -117,9 +97,3 @@ def _read(path):
   # Lines end at \n alone: JSON strings may hold other line separators.
   lines = path.read_text('utf-8').split('\n')
   return [json.loads(line) for line in lines if line]
-
-
-def _write(path, content):
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(content, encoding='utf-8')
-  partial.replace(path)

@@ -16,7 +16,6 @@ import re
 from grpo_jax.hooks import load
 from grpo_jax.rewards import text
 
-_CLOSE, _OPEN = '</think>', '<answer>'
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
 _GAPS = re.compile(r'\n(?:[^\S\n]*\n)+')
 
@@ -72,5 +71,5 @@ def function(*, task, path: str) -> Callable:
 
 def _told(completion: str) -> str:
   """What stands between thought and answer."""
-  _, closed, after = completion.partition(_CLOSE)
-  return after.partition(_OPEN)[0].strip() if closed else ''
+  _, closed, after = completion.partition(text.END_THINK)
+  return after.partition(text.ANSWER)[0].strip() if closed else ''

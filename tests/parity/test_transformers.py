@@ -6,6 +6,8 @@ Run by `make parity`. SMOLLM2_GGUF names the file of SmolLM2-135M-Instruct.
 import importlib.util
 import os
 from pathlib import Path
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,6 @@ from grpo_jax.models import cache as caches
 from grpo_jax.models import (
   causal,
   families,
-  gguf,
   hf,
   params,
   stacking,
@@ -117,7 +118,10 @@ def test_written_back_folder_loads_in_transformers_unchanged(
     tmp_path / 'written',
     weights,
     config,
-    source=tmp_path / 'source',
+    files={
+      name: (tmp_path / 'source' / name).read_text()
+      for name in ('config.json', 'generation_config.json')
+    },
     dtype=jnp.dtype(dtype),
     max_shard_bytes=20_000 if shard == '20KB' else 5e9,
   )
@@ -245,7 +249,7 @@ NEW_TOKENS = 24
 
 @pytest.fixture(scope='module')
 def smollm2(tmp_path_factory):
-  """The GGUF file, what transformers reads from it, our converted folder."""
+  """The GGUF file, what transformers reads from it, the folder we export."""
   path = os.environ.get('SMOLLM2_GGUF')
   if path is None:
     pytest.skip('SMOLLM2_GGUF does not name the file (see make parity)')
@@ -254,7 +258,12 @@ def smollm2(tmp_path_factory):
     path.parent, gguf_file=path.name
   )
   folder = tmp_path_factory.mktemp('smollm2') / 'hf'
-  gguf.convert(path, folder)
+  command = [sys.executable, '-m', 'grpo_jax.export']
+  subprocess.run(
+    [*command, f'--init_from={path.resolve()}', f'--out={folder}'],
+    cwd=Path(__file__).parents[2],
+    check=True,
+  )
   return path, tokenizer, folder
 
 
