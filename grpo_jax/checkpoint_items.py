@@ -29,6 +29,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from grpo_jax import offload
 from grpo_jax.structs import Array, PyTree, TrainState
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
@@ -114,6 +115,9 @@ def checksums(tree: PyTree) -> dict[str, Array]:
   """Sum of each array's bits as integers, mod 2^32: the same on any mesh."""
 
   def one(x):
+    if isinstance(x, jax.Array) and offload.is_resting(x):
+      # TPUs compute on their own memory alone, where one array has room.
+      x = offload.at(x, 'device')
     x = x.astype('uint8') if x.dtype == bool else x
     bits = x.view(f'uint{8 * x.dtype.itemsize}')
     # One at a time: with more in flight than XLA allows a device (32), a device
