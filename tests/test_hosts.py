@@ -279,6 +279,50 @@ def test_a_checkpoint_that_not_all_come_to_ends_in_time_and_is_named(tmp_path):
   assert tells_of_the_end_of(0, ended[1]), ended[1].err
 
 
+RESUMING = """
+import pathlib
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from grpo_jax import checkpoints, sharding, structs
+mesh = sharding.make_mesh(dict(data=-1), jax.devices())
+whole = sharding.replicated(mesh)
+rows = NamedSharding(mesh, PartitionSpec('data'))
+def state(step):
+  noise = np.random.default_rng(step).normal(size=(2, 4096))
+  return structs.TrainState(
+    step=sharding.put(np.int32(step), whole), opt_state=(),
+    params=dict(w=sharding.put(noise.astype('f4'), rows)))
+path = pathlib.Path({path!r})
+with checkpoints.Checkpoints(path, keep_last=2) as saver:
+  for step in (1, 2):
+    saver.save(step, state(step), extra=dict(position=step))
+if me == 0:
+  folder = path / 'checkpoints' / '2' / 'params' / 'ocdbt.process_1'
+  file = max(folder.rglob('d/*'), key=lambda p: p.stat().st_size)
+  file.write_bytes(file.read_bytes()[:5000])
+hosts.wait_for_all('the damage')
+target = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+  state(0))
+with checkpoints.Checkpoints(path, keep_last=2) as saver:
+  step, found, extra = saver.restore(target)
+equal = (hosts.local(found.params['w']) == hosts.local(state(1).params['w']))
+print(step, extra, equal.all(), hosts.local(found.step))
+"""
+
+
+def test_what_one_process_cannot_read_all_take_from_the_step_before(tmp_path):
+  ended = small(RESUMING.format(path=str(tmp_path)))
+  assert [done.code for done in ended] == [0, 0], ended
+  for done in ended:
+    assert done.out.splitlines()[-1] == "1 {'position': 1} True 1"
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['1', '2.corrupt']
+  first, second = (done.err for done in ended)
+  assert first.count('checkpoint 2 is damaged (') == 1
+  assert 'moved to 2.corrupt; resuming from step 1' in first
+  assert 'corrupt' not in second
+
+
 @pytest.mark.parametrize('failing', [0, 1])
 @pytest.mark.parametrize(
   'error, status, saying',
