@@ -53,7 +53,7 @@ _ending = threading.Lock()
 
 
 def start(*, distributed: bool) -> None:
-  """Joins the other processes, before any device is used.
+  """Joins the other processes and opens the devices, which nothing has yet.
 
   Args:
     distributed: on a TPU pod, where JAX knows who the others are. Without it,
@@ -90,7 +90,11 @@ def start(*, distributed: bool) -> None:
       f'the other processes of {who} did not come within {_START} s: '
       f'{" ".join(str(error).split())[:200]}'
     ) from None
-  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+  _handle_abort()
+  # They may abort as they open, and libtpu's client puts its own in its place.
+  with doing('opening the devices'):
+    jax.devices()
+  _handle_abort()
 
 
 def is_first() -> bool:
@@ -250,6 +254,10 @@ def _watch(over):
   logging.warning('waiting for all processes: %s', _at())
   if not over.wait(LIMIT - _SILENT):
     _leave(f'not all processes came within {LIMIT} s: {_at()}')
+
+
+def _handle_abort():
+  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

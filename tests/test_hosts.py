@@ -343,6 +343,36 @@ def test_an_error_of_one_process_ends_the_other(failing, error, status, saying):
   assert tells_of_the_end_of(failing, other), other.err
 
 
+ABORTING = """
+import ctypes, os, signal, sys
+import jax
+from grpo_jax import cli
+
+open_devices = jax.devices
+
+def devices():
+  jax.devices = open_devices
+  found = open_devices()
+  ctypes.CDLL(None).signal(signal.SIGABRT, None)  # as libtpu installs its own
+  return found
+
+def job(cfg, workdir):
+  jax.devices()
+  os.abort()
+
+jax.devices = devices
+sys.argv = ['job']
+cli.main(job)
+"""
+
+
+def test_an_abort_is_told_also_where_the_devices_have_a_handler_of_their_own():
+  (done,) = finish(start([sys.executable, '-c', ABORTING], processes=1))
+  assert done.code == hosts.LOST, done
+  told = 'error: process 0 was ended by JAX in job, most likely as '
+  assert done.err.splitlines()[-1].startswith(told), done
+
+
 @pytest.mark.parametrize(
   'told, status',
   [
