@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 
 from grpo_jax import hosts, layout, rewards
@@ -176,6 +177,9 @@ def collect(
   batch = score(batch)
   completions, finished = texts(batch)
   rewards, components = grade(completions, examples)
+  # Only now: the device has scored while the host graded. What processes share
+  # would queue behind the rest of it, which is no wait for each other.
+  jax.block_until_ready(batch)
   found = share({'': rewards, ' finished': finished, **components})
   rewards, finished = found.pop(''), found.pop(' finished')
   return Collected(
