@@ -323,6 +323,60 @@ def test_what_one_process_cannot_read_all_take_from_the_step_before(tmp_path):
   assert 'corrupt' not in second
 
 
+GRADING = """
+import dataclasses, functools
+sys.path.insert(0, 'tests')
+import numpy as np
+import tiny
+from configs import pod
+from grpo_jax import policy, rewards, structs, train
+cfg = tiny.get_config()
+cfg.model.num_kv_heads = 2
+# Both sample all prompts, and each trains on half of them.
+pod.split_samples(cfg, fsdp=2, data=1, sampling=2)
+cfg.rules.sample.vocab = None
+cfg.log.samples = 100
+pol = policy.open_policy(cfg)
+stages = train.Stages(cfg, pol)
+asked = stages.prepare(0)
+task = stages.questions.task
+answers = [task.example(i).completion for i in asked.indices]
+encode = functools.partial(pol.tokenizer.encode, start=False)
+ids = [[*encode(answer), pol.stop_ids[0]] for answer in answers]
+tokens = np.zeros((4, 4, 64), np.int32)
+mask = np.zeros(tokens.shape, bool)
+for q, row in enumerate(ids):
+  tokens[q, :, :len(row)], mask[q, :, :len(row)] = row, True
+right = pol.rows('sample').put(structs.Rollout(
+  inputs=tokens, targets=tokens, mask=mask, logprobs=mask.astype('f4')))
+got = stages.collect(
+  asked.indices, asked.examples, asked.prompts, None, None, None,
+  sample=lambda *_: right, score=lambda batch: batch,
+  grade=functools.partial(stages.judge.grade, 0))
+own = stages.put(np.full((4, 4), me + 1, np.float32))
+shown = stages._samples(got, got.batch.replace(advantages=own))
+print('correct', got.components['correct'].sum(), dict(rewards.faults()))
+print('shown', len(shown), {float(row['advantage']) for row in shown})
+sample = dict(cfg.rules.sample, samples='tensor')
+apart = dataclasses.replace(pol, rules=pol.rules | dict(sample=sample))
+apart.rows_read(4, 4)
+"""
+
+
+def test_a_process_reads_what_it_grades_also_where_another_trains_on_it():
+  for i, done in enumerate(small(GRADING)):
+    graded, shown = done.out.splitlines()[-2:]
+    assert graded == 'correct 16.0 {}', done
+    # Of the completions that it grades, those whose advantages it has.
+    assert shown == f'shown 8 {{{i + 1}.0}}', done
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+      'error: this process would train on completions that others sample and '
+      'grade: let rules.sample split prompts and samples over the axes that '
+      'rules.train does, or the first of them'
+    )
+
+
 @pytest.mark.parametrize('failing', [0, 1])
 @pytest.mark.parametrize(
   'error, status, saying',
