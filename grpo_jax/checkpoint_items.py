@@ -29,6 +29,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from grpo_jax import hosts, offload
 from grpo_jax.structs import Array, PyTree, TrainState
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
@@ -56,6 +57,20 @@ def finished(directory: epath.Path) -> list[int]:
   """Steps whose save came to its end, ascending."""
   done, _ = _sorted_out(directory)
   return sorted(int(path.name) for path in done)
+
+
+def newest_first(directory: epath.Path) -> Iterator[int]:
+  """Finished steps, the same on every process; each must go on alike.
+
+  A step that only some of them see is among these.
+  """
+  seen = finished(directory)
+  while True:
+    step = hosts.agree(max(seen, default=-1), what='which checkpoint to read')
+    if step < 0:
+      return
+    yield step
+    seen = [s for s in seen if s < step]
 
 
 def unfinished(directory: epath.Path) -> list[epath.Path]:
@@ -114,6 +129,9 @@ def checksums(tree: PyTree) -> dict[str, Array]:
   """Sum of each array's bits as integers, mod 2^32: the same on any mesh."""
 
   def one(x):
+    if isinstance(x, jax.Array) and offload.is_resting(x):
+      # TPUs compute on their own memory alone, where one array has room.
+      x = offload.at(x, 'device')
     x = x.astype('uint8') if x.dtype == bool else x
     bits = x.view(f'uint{8 * x.dtype.itemsize}')
     # One at a time: with more in flight than XLA allows a device (32), a device
@@ -134,7 +152,7 @@ def read_info(path: epath.Path) -> dict[str, Any]:
 def read(
   path: epath.Path, targets: dict[str, PyTree | None]
 ) -> tuple[dict[str, PyTree], dict[str, Any]]:
-  """Reads and verifies items of a checkpoint.
+  """Reads and verifies items of a checkpoint; every process calls it alike.
 
   Args:
     path: the folder of a step.
@@ -144,18 +162,18 @@ def read(
     Items, and the caller's `extra`.
 
   Raises:
-    Damaged: a file is missing or its content has changed.
+    Damaged: a file is missing or its content has changed, for any process.
     ValueError: whole, but not the shapes or dtypes of the target.
   """
-  arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-  with _telling_damage():
+  arrays = _reader(ocp.StandardCheckpointHandler())
+  with _telling_damage_to_all(path):
     info = read_info(path)
     extra, expected = info['extra'], info['checksums']
     stored = {item: _stored(arrays, path / item) for item in targets}
   for item, target in targets.items():
     if target is not None:
       _compare(path, {item: stored[item]}, {item: target})
-  with _telling_damage():
+  with _telling_damage_to_all(path):
     found = {}
     for item, target in targets.items():
       if target is None:
@@ -163,6 +181,7 @@ def read(
       else:
         args = ocp.args.StandardRestore(target)
         found[item] = arrays.restore(path / item, args=args)
+  with _telling_damage_to_all(path):
     # Orbax does not notice bytes that changed inside an array.
     for name, value in jax.device_get(checksums(found)).items():
       if int(value) != expected[name]:
@@ -201,6 +220,19 @@ def _sorted_out(directory):
   return done, left
 
 
+def _reader(handler):
+  """Reads without waiting for other processes, which may have met damage.
+
+  Orbax's barriers are named alike for each step: one that is at the step before
+  would meet those that wait at this one.
+  """
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=me, active_processes={me}
+  )
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _stored(arrays, path):
   """Shapes and dtypes of an item."""
   found = arrays.metadata(path).item_metadata
@@ -212,7 +244,7 @@ def _stored(arrays, path):
 def _read_on_host(path, stored):
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
   args = jax.tree.map(lambda _: as_numpy, stored)
-  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+  return _reader(ocp.PyTreeCheckpointHandler()).restore(
     path, args=ocp.args.PyTreeRestore(restore_args=args)
   )
 
@@ -254,6 +286,21 @@ def _telling_damage() -> Iterator[None]:
     if isinstance(cause, OSError) and not isinstance(cause, missing):
       raise
     raise Damaged(reason) from error
+
+
+@contextlib.contextmanager
+def _telling_damage_to_all(path) -> Iterator[None]:
+  """The same, once every process has come here: Damaged for one is for all."""
+  told = {}
+  try:
+    with _telling_damage():
+      yield
+  except Damaged as damage:
+    # Its words alone: it holds what was read so far.
+    told[str(damage)] = 1
+  told = hosts.total(told, what=f'reading checkpoint {path.name}')
+  if told:
+    raise Damaged(next(iter(told)))
 
 
 def _chain(error):

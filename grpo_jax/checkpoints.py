@@ -153,7 +153,7 @@ class Checkpoints:
     """
     self.wait()
     damaged = {}
-    for step in reversed(on_disk.finished(self.directory)):
+    for step in on_disk.newest_first(self.directory):
       path = self.directory / str(step)
       try:
         items, extra = on_disk.read(path, on_disk.split(target))
@@ -192,9 +192,12 @@ class Checkpoints:
     self.close()
 
   def _set_aside(self, damaged, outcome):
-    why = dict.fromkeys(on_disk.unfinished(self.directory), 'was not finished')
-    why |= damaged
-    if why and jax.process_index() == 0:
+    why = {}
+    if hosts.is_first():  # Once for all: the others read no folder meanwhile.
+      left = on_disk.unfinished(self.directory)
+      why = dict.fromkeys(left, 'was not finished')
+      why |= {path: reason for path, reason in damaged.items() if path.exists()}
+    if why:
       told = '; '.join(
         f'checkpoint {on_disk.step_of(path)} {reason}, moved to '
         f'{on_disk.move_aside(path).name}'
@@ -235,6 +238,8 @@ def restore_params(
 ) -> tuple[int, PyTree]:
   """Reads parameters, without their moments; changes nothing on disk.
 
+  Every process calls it alike and gets the same step.
+
   Args:
     workdir: the run's folder.
     target: ShapeDtypeStructs with shardings; None for numpy arrays.
@@ -255,7 +260,7 @@ def restore_params(
       f'{directory}: no checkpoint{"" if step is None else f" of step {step}"};'
       f' there are: {", ".join(map(str, saved)) or "none"}'
     )
-  for candidate in reversed(saved) if step is None else [step]:
+  for candidate in on_disk.newest_first(directory) if step is None else [step]:
     path = directory / str(candidate)
     try:
       items, _ = on_disk.read(path, {'params': target})

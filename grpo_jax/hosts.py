@@ -53,7 +53,7 @@ _ending = threading.Lock()
 
 
 def start(*, distributed: bool) -> None:
-  """Joins the other processes, before any device is used.
+  """Joins the other processes and opens the devices, which nothing has yet.
 
   Where they do not come within `_START` seconds, this process ends with one
   line and status `LOST`: all may be started again.
@@ -82,7 +82,6 @@ def start(*, distributed: bool) -> None:
     return
   who = given.get('coordinator_address', 'the pod')
   told = f'the other processes of {who} did not come within {_START} s'
-  set_handler = ctypes.CDLL(None).signal
 
   # JAX's client aborts then, in C++; where no name server knows the
   # coordinator, it raises.
@@ -90,7 +89,7 @@ def start(*, distributed: bool) -> None:
   def on_abort(_):
     _leave(f'{told}; the lines above say more')
 
-  set_handler(signal.SIGABRT, on_abort)
+  _handle_abort(on_abort)
   try:
     jax.distributed.initialize(
       **given,
@@ -100,7 +99,11 @@ def start(*, distributed: bool) -> None:
     )
   except RuntimeError as error:
     _leave(f'{told}: {" ".join(str(error).split())[:200]}')
-  set_handler(signal.SIGABRT, _on_abort)
+  _handle_abort(_on_abort)
+  # They may abort as they open, and libtpu's client puts its own in its place.
+  with doing('opening the devices'):
+    jax.devices()
+  _handle_abort(_on_abort)
 
 
 def is_first() -> bool:
@@ -260,6 +263,10 @@ def _watch(over):
   logging.warning('waiting for all processes: %s', _at())
   if not over.wait(LIMIT - _SILENT):
     _leave(f'not all processes came within {LIMIT} s: {_at()}')
+
+
+def _handle_abort(handler):
+  ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

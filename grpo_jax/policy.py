@@ -11,8 +11,9 @@ import tempfile
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 
-from grpo_jax import checkpoints, config, files, replicas, sharding
+from grpo_jax import checkpoints, config, files, hosts, replicas, sharding
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
@@ -53,6 +54,33 @@ class Policy:
   def rows(self, rules: str) -> sharding.Rows:
     """Where prompts and samples lie, by rules 'train' or 'sample'."""
     return sharding.Rows(self.mesh, self.rules[rules])
+
+  def rows_read(self, prompts: int, samples: int) -> np.ndarray:
+    """Which of so many prompts this process reads, [Q] bools.
+
+    Those that it trains on, and all whose completions it grades: a host may
+    sample for others too, as where several share the sampler's weights.
+
+    Args:
+      prompts: Q.
+      samples: G, of which each is graded where it was sampled; 0 where it is
+        moved to where it is trained on before.
+
+    Raises:
+      ValueError: it would train on what it does not grade.
+    """
+    train, sample = self.rows('train'), self.rows('sample')
+    graded = jax.ShapeDtypeStruct((prompts, samples), bool)
+    trained, sampled = (
+      hosts.here(rows.of(graded), graded.shape) for rows in (train, sample)
+    )
+    if (trained > sampled).any():
+      raise ValueError(
+        'this process would train on completions that others sample and grade: '
+        'let rules.sample split prompts and samples over the axes that '
+        'rules.train does, or the first of them'
+      )
+    return train.here(prompts) | sample.here(prompts)
 
   def ways(self) -> dict[str, tuple[int, int, int]]:
     """By rules, over how many devices Q, G and C are split."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 
 from grpo_jax import hosts, layout, rewards
@@ -85,7 +86,7 @@ def has_signal(rewards: np.ndarray) -> np.ndarray:
 
 def samples(
   collected: Collected,
-  advantages: np.ndarray,
+  advantages: Array | np.ndarray,
   *,
   text: Callable[[str], str],
   most: int,
@@ -94,10 +95,15 @@ def samples(
 
   Args:
     collected: a rollout.
-    advantages: [Q G].
+    advantages: [Q G], or [Q G C]: then the first token's is shown, which sees
+      the whole completion. Completions without one here are left out.
     text: the question -> what the policy continued.
     most: so many rows.
   """
+  here, numbers = (
+    f(advantages).reshape(*advantages.shape[:2], -1)[:, :, 0]
+    for f in (hosts.holds, hosts.local)
+  )
   rows = (
     {
       'prompt': text(example.prompt),
@@ -109,14 +115,14 @@ def samples(
         for k, v in collected.components.items()
         if not np.isnan(v[q, g])
       },
-      'advantage': advantages[q, g],
+      'advantage': numbers[q, g],
       'length': collected.lengths[q, g],
       'finished': collected.finished[q, g],
       'given': g >= collected.sampled,
     }
     for q, example in enumerate(collected.examples)
     for g, completion in enumerate(collected.completions[q])
-    if completion is not None
+    if completion is not None and here[q, g]
   )
   # No more are made than are shown: of 10^4 completions, 16.
   return list(itertools.islice(rows, most))
@@ -176,6 +182,9 @@ def collect(
   batch = score(batch)
   completions, finished = texts(batch)
   rewards, components = grade(completions, examples)
+  # Only now: the device has scored while the host graded. What processes share
+  # would queue behind the rest of it, which is no wait for each other.
+  jax.block_until_ready(batch)
   found = share({'': rewards, ' finished': finished, **components})
   rewards, finished = found.pop(''), found.pop(' finished')
   return Collected(

@@ -94,10 +94,13 @@ class Stages:
     self.score = training.scores(pol, cfg, reference=given)
     # Arguments that make no sense fail here rather than after a rollout.
     training.trace_credit(self.credit, cfg)
-    rows = pol.rows('train')
-    self.put = rows.put
+    self.put = pol.rows('train').put
     self.whole = sharding.replicated(pol.mesh)
-    self.here = rows.here(cfg.prompts_per_step)
+    self.here = pol.rows_read(
+      cfg.prompts_per_step,
+      # With traces, `append` moves them.
+      0 if cfg.algorithm.teacher_traces else cfg.group_size,
+    )
     self.sampler = samplers.sampler(
       pol,
       group_size=cfg.group_size - cfg.algorithm.teacher_traces,
@@ -315,12 +318,11 @@ class Stages:
     return parts
 
   def _samples(self, got: Collected, batch: Batch):
-    advantages = hosts.local(batch.advantages)
-    if advantages.ndim == 3:
-      # Of the first token, which sees the whole completion's.
-      advantages = advantages[:, :, 0]
     return rollout.samples(
-      got, advantages, text=self.questions.text, most=self.cfg.log.samples
+      got,
+      batch.advantages,
+      text=self.questions.text,
+      most=self.cfg.log.samples,
     )
 
 

@@ -25,7 +25,6 @@ is its own.
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.util
 import pathlib
 import re
 import runpy
@@ -183,7 +182,7 @@ def _config(path, stage):
 
 def _module(path, stage):
   module = stage.job if '.' in stage.job else f'grpo_jax.{stage.job}'
-  if importlib.util.find_spec(module) is None:
+  if not trials.call(path, trials.is_module, module):
     raise ValueError(
       f'{path}: stage {stage.name}: job={stage.job!r} is no module'
     )

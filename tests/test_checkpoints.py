@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from grpo_jax import checkpoints, optimizer
+from grpo_jax import checkpoint_items, checkpoints, offload, optimizer
 from grpo_jax.checkpoints import Checkpoints, restore_params
 from grpo_jax.structs import TrainState
 from grpo_jax.update import init_state
@@ -141,6 +141,22 @@ def test_state_may_be_donated_while_it_is_being_written(tmp_path):
   for step in range(3):
     _, params = restore_params(tmp_path, step=step)
     assert (params['w'] == 5 * step).all()
+
+
+def test_what_rests_in_host_memory_is_summed_on_the_devices(tmp_path):
+  # TPUs refuse to compute in host memory; a CPU would leave the sums there.
+  state = make_state(0.5, reference=True)
+  resting = offload.rest(state, ('reference', 'moments'))
+  items = checkpoint_items.split(resting)
+  sums = checkpoint_items.checksums(items)
+  assert {x.sharding.memory_kind for x in sums.values()} == {'device'}
+  plain = checkpoint_items.checksums(checkpoint_items.split(state))
+  assert sums == plain and len(sums) == len(jax.tree.leaves(items))
+  with Checkpoints(tmp_path, keep_last=1) as saver:
+    saver.save(7, resting, extra={})
+    _, found, _ = saver.restore(abstract(resting))
+  assert_same_bits(found, state)
+  assert all(map(offload.is_resting, jax.tree.leaves(found.ref_params)))
 
 
 @pytest.mark.parametrize('shape', [(8,), (2, 4), (1,)])

@@ -373,6 +373,104 @@ def test_a_checkpoint_that_not_all_come_to_ends_in_time_and_is_named(tmp_path):
   assert tells_of_the_end_of(0, ended[1]), ended[1].err
 
 
+RESUMING = """
+import pathlib
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from grpo_jax import checkpoints, sharding, structs
+mesh = sharding.make_mesh(dict(data=-1), jax.devices())
+whole = sharding.replicated(mesh)
+rows = NamedSharding(mesh, PartitionSpec('data'))
+def state(step):
+  noise = np.random.default_rng(step).normal(size=(2, 4096))
+  return structs.TrainState(
+    step=sharding.put(np.int32(step), whole), opt_state=(),
+    params=dict(w=sharding.put(noise.astype('f4'), rows)))
+path = pathlib.Path({path!r})
+with checkpoints.Checkpoints(path, keep_last=2) as saver:
+  for step in (1, 2):
+    saver.save(step, state(step), extra=dict(position=step))
+if me == 0:
+  folder = path / 'checkpoints' / '2' / 'params' / 'ocdbt.process_1'
+  file = max(folder.rglob('d/*'), key=lambda p: p.stat().st_size)
+  file.write_bytes(file.read_bytes()[:5000])
+hosts.wait_for_all('the damage')
+target = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+  state(0))
+with checkpoints.Checkpoints(path, keep_last=2) as saver:
+  step, found, extra = saver.restore(target)
+equal = (hosts.local(found.params['w']) == hosts.local(state(1).params['w']))
+print(step, extra, equal.all(), hosts.local(found.step))
+"""
+
+
+def test_what_one_process_cannot_read_all_take_from_the_step_before(tmp_path):
+  ended = small(RESUMING.format(path=str(tmp_path)))
+  assert [done.code for done in ended] == [0, 0], ended
+  for done in ended:
+    assert done.out.splitlines()[-1] == "1 {'position': 1} True 1"
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['1', '2.corrupt']
+  first, second = (done.err for done in ended)
+  assert first.count('checkpoint 2 is damaged (') == 1
+  assert 'moved to 2.corrupt; resuming from step 1' in first
+  assert 'corrupt' not in second
+
+
+GRADING = """
+import dataclasses, functools
+sys.path.insert(0, 'tests')
+import numpy as np
+import tiny
+from configs import pod
+from grpo_jax import policy, rewards, structs, train
+cfg = tiny.get_config()
+cfg.model.num_kv_heads = 2
+# Both sample all prompts, and each trains on half of them.
+pod.split_samples(cfg, fsdp=2, data=1, sampling=2)
+cfg.rules.sample.vocab = None
+cfg.log.samples = 100
+pol = policy.open_policy(cfg)
+stages = train.Stages(cfg, pol)
+asked = stages.prepare(0)
+task = stages.questions.task
+answers = [task.example(i).completion for i in asked.indices]
+encode = functools.partial(pol.tokenizer.encode, start=False)
+ids = [[*encode(answer), pol.stop_ids[0]] for answer in answers]
+tokens = np.zeros((4, 4, 64), np.int32)
+mask = np.zeros(tokens.shape, bool)
+for q, row in enumerate(ids):
+  tokens[q, :, :len(row)], mask[q, :, :len(row)] = row, True
+right = pol.rows('sample').put(structs.Rollout(
+  inputs=tokens, targets=tokens, mask=mask, logprobs=mask.astype('f4')))
+got = stages.collect(
+  asked.indices, asked.examples, asked.prompts, None, None, None,
+  sample=lambda *_: right, score=lambda batch: batch,
+  grade=functools.partial(stages.judge.grade, 0))
+own = stages.put(np.full((4, 4), me + 1, np.float32))
+shown = stages._samples(got, got.batch.replace(advantages=own))
+print('correct', got.components['correct'].sum(), dict(rewards.faults()))
+print('shown', len(shown), {float(row['advantage']) for row in shown})
+sample = dict(cfg.rules.sample, samples='tensor')
+apart = dataclasses.replace(pol, rules=pol.rules | dict(sample=sample))
+apart.rows_read(4, 4)
+"""
+
+
+def test_a_process_reads_what_it_grades_also_where_another_trains_on_it():
+  for i, done in enumerate(small(GRADING)):
+    graded, shown = done.out.splitlines()[-2:]
+    assert graded == 'correct 16.0 {}', done
+    # Of the completions that it grades, those whose advantages it has.
+    assert shown == f'shown 8 {{{i + 1}.0}}', done
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+      'error: this process would train on completions that others sample and '
+      'grade: let rules.sample split prompts and samples over the axes that '
+      'rules.train does, or the first of them'
+    )
+
+
 @pytest.mark.parametrize('failing', [0, 1])
 @pytest.mark.parametrize(
   'error, status, saying',
@@ -391,6 +489,36 @@ def test_an_error_of_one_process_ends_the_other(failing, error, status, saying):
   other = ended[1 - failing]
   assert other.code == hosts.LOST, ended
   assert tells_of_the_end_of(failing, other), other.err
+
+
+ABORTING = """
+import ctypes, os, signal, sys
+import jax
+from grpo_jax import cli
+
+open_devices = jax.devices
+
+def devices():
+  jax.devices = open_devices
+  found = open_devices()
+  ctypes.CDLL(None).signal(signal.SIGABRT, None)  # as libtpu installs its own
+  return found
+
+def job(cfg, workdir):
+  jax.devices()
+  os.abort()
+
+jax.devices = devices
+sys.argv = ['job']
+cli.main(job)
+"""
+
+
+def test_an_abort_is_told_also_where_the_devices_have_a_handler_of_their_own():
+  (done,) = finish(start([sys.executable, '-c', ABORTING], processes=1))
+  assert done.code == hosts.LOST, done
+  told = 'error: process 0 was ended by JAX in job, most likely as '
+  assert done.err.splitlines()[-1].startswith(told), done
 
 
 @pytest.mark.parametrize(
