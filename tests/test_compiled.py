@@ -197,4 +197,5 @@ def step_seconds(text):
 def test_a_preemption_costs_a_quarter_to_half_an_hour_of_steps(path):
   # Nothing is saved for a notice of 30 s: a step is longer.
   every = config_of(path).checkpoint.every
-  assert 900 <= every * step_seconds(path.read_text()) <= 1800
+  lost = every * step_seconds(path.read_text())
+  assert lost >= 900 and (lost <= 1800 or every == 1)
