@@ -211,7 +211,8 @@ def get_config() -> ConfigDict:
     # chosen, rejected}, or pointwise, of {prompt, response, label}.
     loss=dict(name='pairwise'),
     part='all',  # of a response: all, or summary, what follows </think>
-    min_margin=0.0,  # pairs with a smaller `margin` are left out; 0 keeps all
+    # Pairs whose `margin` is not above it are left out; 0 keeps all.
+    min_margin=0.0,
     balance_lengths='none',  # of pairs: none, drop, weigh (preferences.balance)
     test_share=0.1,  # of prompts, by hash, held out
     test_rows=1000,  # of these, measured every eval.every steps and at the end
