@@ -246,7 +246,9 @@ def get_config() -> ConfigDict:
     top_k=0,
     top_p=1.0,
     min_p=0.0,
-    language='en',  # of thoughts, for language_consistency (ISO 639-1)
+    # Of thoughts, for language_consistency (ISO 639-1); an example whose data
+    # name its language has that.
+    language='en',
     # The task of --task=instructions, whole; answers are the final summaries.
     instructions=dict(name='instructions', split='test', size=1000),
   )
