@@ -301,7 +301,7 @@ def get_config() -> ConfigDict:
   # to the task's training questions, judged by `rewards`, what is right and fit
   # to learn from.
   c.keep = dict(
-    prompts=1000,  # the task's first
+    prompts=1000,  # the task's first, of a mixture by turns
     samples=4,  # completions per prompt
     batch_prompts=16,  # prompts sampled at a time, and lost by a kill at most
     temperature=1.0,
@@ -310,7 +310,7 @@ def get_config() -> ConfigDict:
     min_p=0.0,
     right='correct',  # the reward that must be 1; '' asks for none
     # Whose verdict takes its place, for answers that no rule can check: a
-    # function of verified.verify.
+    # function of verified.verify, of all domains or of those in `domains`.
     judge=dict(name='none'),
     min_reward=float('-inf'),  # of the weighted sum of the rewards
     # Functions of verified.filters, in order.
