@@ -356,10 +356,10 @@ def get_config() -> ConfigDict:
     tensorboard=True,
   )
 
-  # What launch/ asks for: the job (train or sft), the TPU slice that the config
-  # is meant for, and the published sizes of `init_from` and of
-  # `algorithm.reference_from`, names in models.families.SIZES, by which
-  # launch.compile_check knows the models.
+  # What launch/ asks for: the job (launch.compile_check knows train and sft),
+  # the TPU slice that the config is meant for, and the published sizes of
+  # `init_from` and of `algorithm.reference_from`, names in
+  # models.families.SIZES, by which compile_check knows the models.
   c.launch = dict(job='train', topology='', size='', reference_size='')
 
   # Devices. One mesh axis may be -1: all that remain.
