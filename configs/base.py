@@ -211,7 +211,8 @@ def get_config() -> ConfigDict:
     # chosen, rejected}, or pointwise, of {prompt, response, label}.
     loss=dict(name='pairwise'),
     part='all',  # of a response: all, or summary, what follows </think>
-    min_margin=0.0,  # pairs with a smaller `margin` are left out; 0 keeps all
+    # Pairs whose `margin` is not above it are left out; 0 keeps all.
+    min_margin=0.0,
     balance_lengths='none',  # of pairs: none, drop, weigh (preferences.balance)
     test_share=0.1,  # of prompts, by hash, held out
     test_rows=1000,  # of these, measured every eval.every steps and at the end
@@ -245,7 +246,9 @@ def get_config() -> ConfigDict:
     top_k=0,
     top_p=1.0,
     min_p=0.0,
-    language='en',  # of thoughts, for language_consistency (ISO 639-1)
+    # Of thoughts, for language_consistency (ISO 639-1); an example whose data
+    # name its language has that.
+    language='en',
     # The task of --task=instructions, whole; answers are the final summaries.
     instructions=dict(name='instructions', split='test', size=1000),
   )
@@ -298,7 +301,7 @@ def get_config() -> ConfigDict:
   # to the task's training questions, judged by `rewards`, what is right and fit
   # to learn from.
   c.keep = dict(
-    prompts=1000,  # the task's first
+    prompts=1000,  # the task's first, of a mixture by turns
     samples=4,  # completions per prompt
     batch_prompts=16,  # prompts sampled at a time, and lost by a kill at most
     temperature=1.0,
@@ -307,7 +310,7 @@ def get_config() -> ConfigDict:
     min_p=0.0,
     right='correct',  # the reward that must be 1; '' asks for none
     # Whose verdict takes its place, for answers that no rule can check: a
-    # function of verified.verify.
+    # function of verified.verify, of all domains or of those in `domains`.
     judge=dict(name='none'),
     min_reward=float('-inf'),  # of the weighted sum of the rewards
     # Functions of verified.filters, in order.
@@ -353,10 +356,10 @@ def get_config() -> ConfigDict:
     tensorboard=True,
   )
 
-  # What launch/ asks for: the job (train or sft), the TPU slice that the config
-  # is meant for, and the published sizes of `init_from` and of
-  # `algorithm.reference_from`, names in models.families.SIZES, by which
-  # launch.compile_check knows the models.
+  # What launch/ asks for: the job (launch.compile_check knows train and sft),
+  # the TPU slice that the config is meant for, and the published sizes of
+  # `init_from` and of `algorithm.reference_from`, names in
+  # models.families.SIZES, by which compile_check knows the models.
   c.launch = dict(job='train', topology='', size='', reference_size='')
 
   # Devices. One mesh axis may be -1: all that remain.

@@ -5,10 +5,13 @@ batch 64, 32,768 tokens, cosine to a tenth of a learning rate that depends on
 the student. The set is what `python -m grpo_jax.generate --keep=verified` (or
 anything else) has left in --config.task.path.
 
-Not told, and ours: two epochs (v1's count for its SFT), no warm-up, AdamW, the
-prompt's form (the plain question: set c.prompt), no loss on prompts.
+Not disclosed, and ours: two epochs (v1's count for its SFT), no warm-up, AdamW,
+the prompt's form (the plain question: set c.prompt), no loss on prompts.
 
   --config=configs/distill.py:qwen_7b
+
+The evaluation of a student, on its slice, with its prompts:
+`configs/r1/real_stages.py:evaluation:qwen_7b`.
 
 Slices are for one row of 32,768 tokens a chip, or a part of it. Of these
 llama_8b's has been compiled for its slice; none has run on hardware.
@@ -29,6 +32,7 @@ class Student:
   topology: str
   fsdp: int
   context: int = 1
+  tensor: int = 1  # chips that share its weights while it answers
 
 
 SIZES = {
@@ -42,17 +46,21 @@ SIZES = {
     7e-5, 'Qwen2.5-14B', 'qwen2_5_14b', 'v5p:4x4x4', fsdp=64
   ),
   'qwen_32b': Student(
-    6e-5, 'Qwen2.5-32B', 'qwen2_5_32b', 'v5p:4x4x8', fsdp=64, context=2
+    6e-5, 'Qwen2.5-32B', 'qwen2_5_32b', 'v5p:4x4x8', fsdp=64, context=2,
+    tensor=4,
   ),
   'llama_8b': Student(
     5e-5, 'Llama-3.1-8B', 'llama3_1_8b', 'v5p:2x4x4', fsdp=32
   ),
   'llama_70b': Student(
     2e-5, 'Llama-3.3-70B-Instruct', 'llama3_3_70b', 'v5p:4x8x8', fsdp=64,
-    context=4,
+    context=4, tensor=8,
   ),
 }  # fmt: skip
 BATCH, LENGTH = 64, 32_768
+# Asked at a time in evaluation: 64 answers to each, as long as they may be, are
+# below 35 GiB of keys and values a chip.
+_ASKED = 4
 
 
 def get_config(size: str = 'qwen_7b'):
@@ -75,4 +83,20 @@ def get_config(size: str = 'qwen_7b'):
   c.optimizer.update(
     learning_rate=student.learning_rate, schedule='cosine', final_fraction=0.1
   )
+  return c
+
+
+def answering(size: str):
+  """The config of a student that answers: its prompts and lengths, its slice.
+
+  In training a chip holds rows, and here some of the answers to each prompt;
+  weights of one chip's size are on each, larger ones over `tensor` chips.
+  """
+  c = get_config(size)
+  student = SIZES[size]
+  chips = student.fsdp * student.context
+  c.launch.job = 'evaluate'
+  c.mesh.update(fsdp=chips // student.tensor, context=1, tensor=student.tensor)
+  c.rules.sample.update(prompts=('data',), samples='fsdp')
+  c.eval.batch_prompts = _ASKED
   return c

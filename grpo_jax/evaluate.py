@@ -31,7 +31,7 @@ from grpo_jax import (
   text_measures,
   validation,
 )  # fmt: skip
-from grpo_jax.rewards import languages, text
+from grpo_jax.rewards import languages, rules, symbolic, text
 from grpo_jax.structs import PyTree
 from grpo_jax.tasks import shares
 
@@ -117,7 +117,10 @@ class Evaluation:
         )
       self.questions = dataclasses.replace(self.questions, task=task)
     questions.need_answers(task)
-    self.extract = text.extractor(text.extractor_of(cfg.rewards))
+    self.extract = {
+      domain: text.extractor(name)
+      for domain, name in rules.extractors_of(cfg.rewards).items()
+    }
     self.asked = shares.first_of_each(task, e.prompts)
     self.count = len(self.asked)
     self.texts = functools.partial(
@@ -184,8 +187,8 @@ def summarise(
 
   Returns:
     'pass@1/DOMAIN' of a mixture;
-    'pass@k' (strict: the answer that `extract` finds, the `extract` of the
-    first reward that has one), each with '_stderr'; 'lenient'
+    'pass@k' (strict: the answer that `extract` finds, domain -> function, ''
+    for all others: see `rules.extractors_of`), each with '_stderr'; 'lenient'
     (pass@1 of whatever looks like a final answer; of programs the strict
     one); 'cons@k'; lengths in tokens, also of right and wrong answers;
     'truncated'; 'distinct_problems', as small generators repeat themselves;
@@ -193,8 +196,13 @@ def summarise(
     `text_measures.of_answers`); per-problem pass@1.
   """
 
-  def judge(extract):
-    found = [[extract(c) for c in row] for row in completions]
+  finders = [extract.get(e.domain, extract['']) for e in examples]
+
+  def judge(finders):
+    found = [
+      [find(c) for c in row]
+      for find, row in zip(finders, completions, strict=True)
+    ]
     # In threads, as a verifier may wait for a process.
     right = rewards.grade(found, examples, {'right': verify})['right']
     return found, right == 1.0
@@ -202,12 +210,13 @@ def summarise(
   def verify(answer, example):
     return not text.is_empty(answer) and task.verify(answer, example)
 
-  given, strict = judge(extract)
+  given, strict = judge(finders)
   # There is one way only to find a program or a summary, and running the
   # former takes its time.
-  one_way = extract in (text.program, text.reply)
-  lenient = strict if one_way else judge(text.lenient)[1]
-  canonical = [[_canonical(answer) for answer in row] for row in given]
+  one_way = [find in (text.program, text.reply) for find in finders]
+  others = [_nothing if one else text.lenient for one in one_way]
+  lenient = np.where(np.array(one_way)[:, None], strict, judge(others)[1])
+  canonical = [[symbolic.spelling(answer) for answer in row] for row in given]
   result = {}
 
   def add(name, per_problem):
@@ -261,10 +270,9 @@ def _format(cfg, task) -> Callable[[str], float]:
   return lambda completion: reward(completion, None)
 
 
-def _canonical(answer: str) -> str:
-  """Equal for answers that a vote must not tell apart: '04', '4' and '4.0'."""
-  number = text.parse_number(answer)
-  return ' '.join(answer.split()).lower() if number is None else str(number)
+def _nothing(completion: str) -> str:
+  del completion
+  return ''
 
 
 def scalars(result: dict) -> dict[str, float]:

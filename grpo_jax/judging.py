@@ -5,7 +5,7 @@ components; their weighted sum is the reward. What is judged is a function of
 (config, step): a run that goes on judges as one that was never stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,9 +33,7 @@ class Judge:
     self.weights = questions.reward_weights(cfg)
     check(cfg, task)
     self.gate = cfg.reward_gate
-    self.domains = {
-      k: tuple(v.get('domains', ())) for k, v in cfg.rewards.items()
-    }
+    self.domains = domains_of(cfg)
     self.from_step = {k: v.get('from_step', 0) for k, v in cfg.rewards.items()}
     self.rules = questions.reward_functions(cfg, task)
     self.batched = {
@@ -61,11 +59,7 @@ class Judge:
       examples: Q of them, None likewise.
     """
     begun = [k for k, first in self.from_step.items() if first <= step]
-    applies = {
-      k: np.array([[self._is_for(k, e)] for e in examples])
-      for k in begun
-      if self.domains[k]
-    }
+    domains = {k: self.domains[k] for k in begun}
     # Dispatched first: the device scores while the host grades by rule.
     scores = {
       k: self.batched[k](
@@ -86,12 +80,31 @@ class Judge:
       found,
       weights={k: self.weights[k] for k in begun},
       gate=self.gate,
-      applies=applies,
+      applies=applying(domains, examples),
     ), found
 
   def _is_for(self, name, example):
-    domains = self.domains[name]
-    return example is not None and (not domains or example.domain in domains)
+    return _is_of(self.domains[name], example)
+
+
+def domains_of(cfg) -> dict[str, tuple[str, ...]]:
+  """Reward -> the domains that it judges, () for all."""
+  return {k: tuple(v.get('domains', ())) for k, v in cfg.rewards.items()}
+
+
+def applying(
+  domains: Mapping[str, Sequence[str]], examples: Sequence[Example | None]
+) -> dict[str, np.ndarray]:
+  """Reward -> [Q 1] whether it judges an example; of some domains alone."""
+  return {
+    name: np.array([[_is_of(own, e)] for e in examples])
+    for name, own in domains.items()
+    if own
+  }
+
+
+def _is_of(domains, example):
+  return example is not None and (not domains or example.domain in domains)
 
 
 def check(cfg, task: Task) -> None:
@@ -142,12 +155,15 @@ def _check_reward(cfg, name, reward, known):
     raise ValueError(
       f'rewards.{name}.domains={domains!r} is a text; write ({domains!r},)'
     )
-  unknown = [d for d in domains if d not in known]
-  if unknown:
-    have = f'has {", ".join(known)}' if known else 'is no mixture'
-    raise ValueError(
-      f'rewards.{name}.domains names {unknown[0]!r}, and the task {have}'
-    )
+  for field, named in (
+    ('domains', domains), ('extract_in', reward.get('extract_in', {})),
+  ):  # fmt: skip
+    unknown = [d for d in named if d not in known]
+    if unknown:
+      have = f'has {", ".join(known)}' if known else 'is no mixture'
+      raise ValueError(
+        f'rewards.{name}.{field} names {unknown[0]!r}, and the task {have}'
+      )
   first = reward.get('from_step', 0)
   if not isinstance(first, int) or not 0 <= first < cfg.steps:
     raise ValueError(

@@ -37,6 +37,7 @@ from grpo_jax import (
   sharding,
   validation,
 )
+from grpo_jax.tasks import shares
 from grpo_jax.verified import judged, mixing, progress, record_set, selection
 
 # Of the config, what the rows depend on.
@@ -77,7 +78,8 @@ def run(cfg, folder: pathlib.Path) -> None:
 def _sample(cfg, pol, params, ask, judging, done):
   """Stages 1 to 3, from where `done` ends."""
   k = cfg.keep
-  total = min(k.prompts, len(ask.task))
+  order = shares.in_turn(ask.task, k.prompts)  # a limit may end it early
+  total = len(order)
   chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
   if k.limit:
     chooser.count(done.rows(total))
@@ -97,7 +99,7 @@ def _sample(cfg, pol, params, ask, judging, done):
         return
       end = min(start + answerer.batch, total)
       # The last block is filled up, so that it runs the same program.
-      asked = [min(start + i, total - 1) for i in range(answerer.batch)]
+      asked = [order[min(start + i, total - 1)] for i in range(answerer.batch)]
       examples = ask.read(asked, rows.here(answerer.batch))
       got = answerer.answer(params, examples, key, start)
       completions, _ = rollout.read_texts(

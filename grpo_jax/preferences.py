@@ -51,8 +51,8 @@ def read(
     path: JSON lines.
     kind: of `FIELDS`: pairwise or pointwise.
     part: of the responses: see `text.part_of`.
-    min_margin: pairs with a smaller `margin` are left out (R1 keeps gaps above
-      1, 2501.12948v2, 3.1); 0 keeps all and needs no such field.
+    min_margin: pairs whose `margin` is not above it are left out (R1 keeps gaps
+      above 1, 2501.12948v2, 3.1); 0 keeps all and needs no such field.
 
   Raises:
     FileNotFoundError, ValueError: naming the file, the line and the remedy.
@@ -69,7 +69,7 @@ def read(
     margin = 0.0
     if kind == 'pairwise' and ('margin' in raw or min_margin):
       margin = _number(raw, 'margin', where, 0.0, math.inf)
-      if margin < min_margin:
+      if min_margin and margin <= min_margin:
         continue
     if kind == 'pairwise':
       names, wanted = ('chosen', 'rejected'), (margin, 0.0)
@@ -81,7 +81,7 @@ def read(
     )
     rows.append(Row(_text(raw, 'prompt', where), responses, wanted, where))
   if not rows:
-    why = f'no margin of {min_margin} or more' if min_margin else 'no rows'
+    why = f'no margin above {min_margin}' if min_margin else 'no rows'
     raise ValueError(f'{path}: nothing to learn from: {why}')
   return rows
 

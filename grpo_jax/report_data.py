@@ -25,7 +25,7 @@ from grpo_jax import (
   report_warnings,
   text_measures,
 )  # fmt: skip
-from grpo_jax.rewards import text
+from grpo_jax.rewards import rules
 from grpo_jax.runs import open_run, Run
 
 # Of all completions in the file, which is to stay below 5 MB.
@@ -196,7 +196,7 @@ def _warnings(runs):
 def _completions(run, count):
   found = report_texts.browsable(
     run.samples,
-    extract=text.extractor_of(run.cfg.rewards),
+    extract=rules.extractor_of(run.cfg.rewards),
     limit=_TEXTS // count,
   )
   return {'run': run.name, **found}

@@ -70,7 +70,8 @@ def of_answers(
     right: [Q n] bool.
     count_tokens: text -> its tokens.
     follows_format: completion -> 1.0 or 0.0.
-    language: what other thoughts should be in, an ISO 639-1 code.
+    language: what other thoughts should be in, an ISO 639-1 code, unless
+      `data['language']` says it.
 
   Returns:
     'thinking_length' in tokens, also of right and wrong answers where there are
@@ -128,7 +129,8 @@ def _language(completions, examples, language):
   def share(completion, example):
     thought, known = text.thought(completion), example.data.get('words')
     if known is None:
-      return languages.consistency(thought, language)
+      wanted = example.data.get('language', language)
+      return languages.consistency(thought, str(wanted))
     return share_of_known(thought, known)
 
   found = [

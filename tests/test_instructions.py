@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from grpo_jax import evaluate, tasks
-from grpo_jax.rewards import text
+from grpo_jax.rewards import rules, text
 from grpo_jax.tasks import checkers, common
 
 
@@ -98,7 +98,7 @@ def test_an_evaluation_of_instructions_reads_the_reply():
   cfg = tiny.get_config()
   asked = evaluate.of_instructions(cfg)
   assert asked.task.to_dict() == cfg.eval.instructions.to_dict()
-  assert text.extractor_of(asked.rewards) == 'reply'
+  assert rules.extractor_of(asked.rewards) == 'reply'
   # The format is still that of the run.
   assert asked.rewards.format == cfg.rewards.format
   assert asked.eval.file == 'instructions_eval.json'
@@ -114,6 +114,6 @@ def test_replies_that_follow_are_right():
   ]
   found = evaluate.summarise(
     task, examples, rows, np.ones((2, 4), bool), np.full((2, 4), 9), ks=(1,),
-    votes=(), extract=text.reply, texts=lambda *_: {},
+    votes=(), extract={'': text.reply}, texts=lambda *_: {},
   )  # fmt: skip
   assert found['pass@1'] == found['lenient'] == 0.5

@@ -1,5 +1,6 @@
 """The share of a thought's words that are in the target language."""
 
+import dataclasses
 import itertools
 import random
 import re
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from thoughts import THOUGHTS
 
-from grpo_jax import rewards
+from grpo_jax import rewards, tasks
 from grpo_jax.rewards import languages, text
 
 pytest.importorskip('py3langid')
@@ -212,6 +213,44 @@ def test_answer_in_another_language_does_not_count():
   reward = rewards.language(task=None, min_words=5)
   given = '<think>we add both of the numbers</think><answer>fünf und drei'
   assert reward(given, EXAMPLE) == 1.0
+
+
+# The language of the question
+
+
+def asked_in(code):
+  data = {} if code is None else {'language': code}
+  return tasks.Example('?', '5', data=data)
+
+
+def task_in(code):
+  return tasks.Task(1, lambda i: asked_in(code), lambda answer, example: True)
+
+
+def test_the_language_may_be_that_of_each_question():
+  reward = rewards.language(task=task_in('zh'), target='prompt', min_words=1)
+  mixed = '<think>we add both numbers 我们先把两个数字加起来</think>'
+  english, chinese = (reward(mixed, asked_in(code)) for code in ('en', 'zh'))
+  # Four words, and eleven characters of two to a word.
+  assert english == pytest.approx(4 / 9.5)
+  assert chinese == pytest.approx(5.5 / 9.5)
+  before = rewards.faults()['language/unknown']
+  for code in (None, 'english', 3, ['en']):
+    assert reward(mixed, asked_in(code)) == 0.0
+  assert rewards.faults()['language/unknown'] == before + 4
+
+
+def test_questions_without_a_language_are_refused_at_the_start():
+  with pytest.raises(ValueError, match="'language' in data_fields"):
+    rewards.language(task=task_in(None), target='prompt')
+  with pytest.raises(ValueError, match="target='english' is not among en, "):
+    rewards.language(task=task_in('english'), target='prompt')
+  parts = tasks.Part('b', task_in(None), 'b', 1.0, 0)
+  both = dataclasses.replace(task_in('en'), parts=(
+    dataclasses.replace(parts, task=task_in('en')), parts,
+  ))  # fmt: skip
+  with pytest.raises(ValueError, match="'language' in data_fields"):
+    rewards.language(task=both, target='prompt')
 
 
 # Arguments and totality

@@ -88,7 +88,7 @@ def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   rows = [[f'<answer>{a}</answer>' for a in ('04', '7', '4.0', '7', '4')]]
   result = evaluate.summarise(
     task, [example], rows, np.ones((1, 5), bool), np.full((1, 5), 3),
-    ks=(1,), votes=(5,), extract=text.tags, texts=no_texts,
+    ks=(1,), votes=(5,), extract={'': text.tags}, texts=no_texts,
   )  # fmt: skip
   assert result['cons@5'] == 1.0
   assert result['pass@1'] == 3 / 5
@@ -106,7 +106,7 @@ def test_a_program_is_judged_once():
   result = evaluate.summarise(
     tasks.Task(1, lambda i: example, verify), [example], rows,
     np.ones((1, 3), bool), np.full((1, 3), 3),
-    ks=(1,), votes=(), extract=text.program, texts=no_texts,
+    ks=(1,), votes=(), extract={'': text.program}, texts=no_texts,
   )  # fmt: skip
   assert sorted(judged) == ['bad', 'good']
   assert result['pass@1'] == pytest.approx(1 / 3)

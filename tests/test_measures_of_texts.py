@@ -125,6 +125,13 @@ def test_language_consistency_is_of_thoughts_with_enough_words():
   assert 'language_consistency' not in measure([['<think>4</think>']], [[True]])
 
 
+def test_the_language_may_be_that_of_the_question():
+  rows = [[f'<think>{ENGLISH}. {GERMAN}.</think>']]
+  for code, share in (('de', 0.5), ('en', 0.5), ('zh', 0), (None, 0)):
+    found = measure(rows, [[True]], data=dict(language=code))
+    assert found['language_consistency'] == pytest.approx(share, abs=0.03)
+
+
 def test_words_that_an_example_lists_are_its_language():
   # Three of four words, all of three; two are too few to judge.
   thoughts = ['3 piu 4 fa then dodo', 'piu 4 fa piu 5', 'piu 4 then']

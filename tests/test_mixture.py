@@ -144,6 +144,25 @@ def test_a_mixture_that_makes_no_sense_is_refused(parts, told):
     tasks.mixture(parts=parts)
 
 
+def test_in_turn_every_part_has_its_share_however_many_are_taken():
+  task = mixture(a=part(share=3), b=part(share=1, size=5), c=part(share=2))
+  whole = shares.in_turn(task, len(task))
+  assert sorted(whole) == list(range(85))
+  for count in (1, 6, 12, 30, 60, 1000):
+    # More goes on where less ends, or a set could not be added to.
+    assert shares.in_turn(task, count) == whole[:count]
+  for count in (6, 12, 24):
+    found = names(task, whole[:count])
+    assert [found.count(d) for d in 'abc'] == [count // 2, count // 6,
+                                               count // 3]  # fmt: skip
+  # Each in its own order; b ends with its five.
+  assert [i for i in whole if 40 <= i < 45] == [*range(40, 45)]
+  assert names(task, whole[:40]).count('b') == 5
+  alone = tasks.arithmetic(split='train', size=9, min_ops=1, max_ops=1)
+  assert shares.in_turn(alone, 4) == [0, 1, 2, 3]
+  assert len(shares.in_turn(alone, 99)) == 9
+
+
 # Evaluation
 
 
@@ -178,7 +197,7 @@ def test_pass_rates_are_told_by_domain():
     np.ones((3, 2), int),
     ks=(),
     votes=(),
-    extract=text.tags,
+    extract={'': text.tags},
     texts=lambda *_: {},
   )
   assert result['pass@1'] == 0.5

@@ -178,14 +178,19 @@ def test_a_bad_row_is_named(tmp_path, row, kind, told):
     preferences.read(write(tmp_path, good, row), kind=kind, part='all')
 
 
-def test_pairs_below_a_margin_are_left_out(tmp_path):
-  path = write(tmp_path, PAIR | dict(margin=0.5), PAIR | dict(margin=2))
+def test_pairs_that_are_not_above_a_margin_are_left_out(tmp_path):
+  # R1 keeps gaps above 1: not a gap of 1, which verdicts on a scale often give.
+  path = write(
+    tmp_path,
+    *(PAIR | dict(margin=m) for m in (0, 0.5, 1, 1.0, 2)),
+  )
   read = lambda least: preferences.read(
     path, kind='pairwise', part='all', min_margin=least
   )
   assert [row.wanted for row in read(1)] == [(2.0, 0.0)]
-  with pytest.raises(ValueError, match='nothing to learn from: no margin of 3'):
-    read(3)
+  assert len(read(0.99)) == 3 and len(read(0)) == 5
+  with pytest.raises(ValueError, match='learn from: no margin above 2'):
+    read(2)
   with pytest.raises(ValueError, match='rows.jsonl:1: margin=None'):
     preferences.read(
       write(tmp_path, PAIR), kind='pairwise', part='all', min_margin=1
@@ -574,5 +579,12 @@ def test_the_papers_reward_models_are_configs(kind):
   assert c.reward_model.batch_size == 256
   assert c.optimizer.learning_rate == 6e-6
   assert c.reward_model.part == {'helpful': 'summary', 'safety': 'all'}[kind]
+  # One epoch: what is held out is not learned from, and no pair is dropped.
+  rows = {'helpful': 66_000, 'safety': 106_000}[kind]
+  left = rows * (1 - c.reward_model.test_share)
+  assert 0 <= left / c.reward_model.batch_size - c.steps < 1
+  pairs = kind == 'helpful'
+  assert c.reward_model.min_margin == (1.0 if pairs else 0.0)
+  assert c.reward_model.balance_lengths == ('weigh' if pairs else 'none')
   with pytest.raises(ValueError, match='helpful, safety'):
     found['get_config']('honest')

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -309,6 +311,20 @@ def test_eight_devices_draw_exactly_the_tokens_of_one(policies):
   np.testing.assert_array_equal(one.mask, eight.mask)
   np.testing.assert_allclose(one.logprobs, eight.logprobs, atol=1e-5)
   assert len(np.unique(np.asarray(one.targets).reshape(8, -1), axis=0)) > 6
+
+
+def test_samples_may_lie_where_parameters_do(policies, model, params):
+  # As a student of the R1 recipe answers: the samples of a prompt over fsdp,
+  # its heads over tensor, whatever the rows of training.
+  path = pathlib.Path(__file__).parents[1] / 'configs/r1/real_stages.py'
+  get_config = runpy.run_path(str(path))['get_config']
+  rules = get_config('evaluation:qwen_32b').rules.to_dict()
+  pol = policy_on(mesh_of(fsdp=2, tensor=2, devices=4), model, params)
+  pol = dataclasses.replace(pol, rules=rules)
+  one, four = sampled(policies[0]), sampled(pol)
+  assert four.targets.sharding.spec[1] == 'fsdp'
+  np.testing.assert_array_equal(one.targets, four.targets)
+  np.testing.assert_allclose(one.logprobs, four.logprobs, atol=1e-5)
 
 
 def test_a_bfloat16_sampler_has_the_logits_head_of_the_trainer(policies):

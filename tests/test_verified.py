@@ -287,6 +287,90 @@ def test_a_judge_decides_in_place_of_the_reward():
     rows(['?', 'Bob?'])
 
 
+def by_domain(**changed):
+  """What is thought of answers in the domains rule and open."""
+  cfg = tiny.get_config()
+  cfg.rewards = dict(
+    correct=dict(
+      name='correct', weight=1.0, extract='lenient', domains=('rule',)
+    ),
+    length=dict(name='constant', weight=0.5, value=1.0),
+  )
+  judge = dict(name='function', path='test_verified:verdict')
+  cfg.keep.judge = judge | dict(domains=('open',))
+  for name, value in changed.items():
+    cfg.keep[name] = value
+  spec = dict(name='arithmetic', seed=0, size=4, share=1, min_ops=1, max_ops=1)
+  task = tasks.mixture(parts=dict(rule=spec, open=spec))
+  ask = types.SimpleNamespace(
+    task=task, tokenizer=tokenizer.char(alphabet='0123456789?Ada!')
+  )
+  return judged.Judged(cfg, ask)
+
+
+def test_a_judge_of_some_domains_leaves_the_others_to_the_reward():
+  examples = [
+    tasks.Example('1 +1=', '2', data={'mixture/part': 'rule'}, domain='rule'),
+    tasks.Example('Who?', 'Ada', data={'mixture/part': 'open'}, domain='open'),
+  ]
+  texts = [['2', '3', 'Ada'], ['2', 'Ada', 'Ada?']]
+  told = [
+    [Completion(t, tokens=3, finished=True) for t in row] for row in texts
+  ]
+  first, second = by_domain().rows([0, 1], told, examples)
+  assert (first['judged'], first['right']) == (3, 1)
+  assert [row['completion'] for row in first['kept']] == ['2']
+  assert (second['judged'], second['right']) == (2, 1)
+  assert [row['completion'] for row in second['kept']] == ['Ada']
+  # A component that judges other domains is no part of the sum.
+  assert first['kept'][0]['reward'] == 1.5
+  assert second['kept'][0]['reward'] == 0.5
+  # Where the judge has nothing to say, its silence is no mistake.
+  [alone] = by_domain().rows([0], told[:1], examples[:1])
+  assert alone['kept'] == first['kept']
+
+
+@pytest.mark.parametrize(
+  'changed, told',
+  [
+    (dict(judge=dict(name='none')), "'open' are judged neither by keep.right="),
+    (dict(judge=dict(name='none', domains=('open',))), 'and there is none'),
+    (dict(judge=dict(name='function', path='test_verified:verdict',
+                     domains=('open', 'shut'))), "domains names 'shut', and"),
+    (dict(right='nothing'), 'keep.right'),
+  ],
+)  # fmt: skip
+def test_answers_that_nobody_judges_are_a_mistake(changed, told):
+  with pytest.raises(ValueError, match=told):
+    by_domain(**changed)
+
+
+def test_a_set_of_a_mixture_has_some_of_each_part(tmp_path):
+  path = tmp_path / 'mixed.py'
+  path.write_text(
+    'from tests import tiny\n\n'
+    'def get_config():\n'
+    '  c = tiny.get_config()\n'
+    '  spec = dict(\n'
+    "    name='arithmetic', seed=0, size=40, min_ops=1, max_ops=1, share=1,\n"
+    '  )\n'
+    '  parts = dict(a=spec, b=spec | dict(max_number=3))\n'
+    "  c.task = dict(name='mixture', split='train', parts=parts)\n"
+    "  c.keep.update(prompts=40, samples=2, limit=4, right='',\n"
+    '                batch_prompts=4, filters=())\n'
+    '  return c\n'
+  )
+  keep(path, tmp_path / 'set')
+  rows = records(tmp_path / 'set')
+  # Four records of the first prompts asked: two of each part.
+  assert [row['index'] for row in rows] == [0, 0, 1, 1]
+  one, other = rows[0]['prompt'], rows[2]['prompt']
+  spec = dict(split='train', seed=0, size=40, min_ops=1, max_ops=1)
+  assert one == tasks.arithmetic(**spec).example(0).prompt
+  wide = tasks.arithmetic(**spec, max_number=3).example(0).prompt
+  assert other == wide
+
+
 def shout(completion, example):
   """A rewriter of one's own, which spoils what is long."""
   return f'!{completion}' if len(completion) < 5 else f'{completion}!'

@@ -1,10 +1,18 @@
 """The R1 recipe at real size: Qwen2.5-32B, and students of six sizes.
 
-  python -m grpo_jax.recipe --config=configs/r1/real.py --workdir=DIR --list
+  python -m grpo_jax.recipe --config=configs/r1/real.py --list \\
+    --workdir=/gcs/BUCKET/r1
 
-prints the commands; `launch.tpu_pod run --watch -- ...` takes each to a slice
-(launch/README.md), or on a slice of its own the recipe runs them in order. The
-data it expects, and what is not disclosed: `real_stages.py`, `distill.py`.
+prints the stages in order, and their commands. Each is for you to start, when
+those that it names are done, on a slice of its config's mesh (512 chips of v5p;
+a student's 16 to 256):
+
+  python -m launch.tpu_pod run --watch ... -- COMMAND --distributed
+
+with gs://BUCKET for /gcs/BUCKET; weights and data are there too, by `BASE`,
+`DATA` and --config.init_from (launch/README.md). The recipe itself starts jobs
+on one machine, and none of these slices is one. The data it expects, and what
+is not disclosed: `real_stages.py`, `distill.py`.
 """
 
 from configs import recipe_parts
@@ -44,7 +52,7 @@ def get_stages():
         },
       )
     ),
-    *(stage for name in STUDENTS for stage in _and_measured(_student(name))),
+    *(stage for name in STUDENTS for stage in _student(name)),
   ]
 
 
@@ -62,13 +70,17 @@ def _sft(name, config, *, on):
 
 
 def _student(name):
-  return Stage(
+  """Trained and evaluated on a slice of its own size."""
+  stage = Stage(
     name,
     f'configs/distill.py:{name}',
     job='sft',
     overrides={'task.path': '{textbook}/set'},
   )
+  return _and_measured(stage, f':{name}')
 
 
-def _and_measured(stage):
-  return recipe_parts.measured(stage, f'{STAGES}:evaluation', tasks=EVALUATIONS)
+def _and_measured(stage, student=''):
+  return recipe_parts.measured(
+    stage, f'{STAGES}:evaluation{student}', tasks=EVALUATIONS
+  )

@@ -42,11 +42,16 @@ def option(*, task, extract: str = 'tags') -> Reward:
     answer = find(completion)
     if not answer.strip():  # 'None' may be an option
       return no_answer('option', extract)
-    options = _options(example)
-    chosen = _letter(answer, options)
-    return float(bool(chosen) and chosen == _letter(example.answer, options))
+    return float(same_option(answer, example))
 
   return reward
+
+
+def same_option(answer: str, example) -> bool:
+  """Whether an answer chooses the example's option, as `option` tells it."""
+  options = _options(example)
+  chosen = _letter(answer, options)
+  return bool(chosen) and chosen == _letter(example.answer, options)
 
 
 def _options(example) -> dict[str, str]:

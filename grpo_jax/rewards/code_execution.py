@@ -14,6 +14,7 @@ An example's `data` holds one of
 """
 
 from collections.abc import Callable
+import functools
 import re
 import time
 
@@ -55,7 +56,7 @@ def code(
     ValueError: no sandbox works here, a limit is not positive, or the task
       has no tests.
   """
-  _tests(task.example(0))
+  tests_of(task.example(0))
   limits = sandbox.Limits(
     wall_seconds=wall_seconds,
     cpu_seconds=cpu_seconds,
@@ -78,7 +79,7 @@ def grader(
     if not source.strip():
       return 0.0
     try:
-      data = _tests(example)
+      data = tests_of(example)
       if 'test' in data:
         return _by_test(source, data, limits, place)
       return _by_pairs(source, data, partial, limits, place)
@@ -87,6 +88,20 @@ def grader(
       return 0.0
 
   return judge
+
+
+def verifier(mode: str = 'auto') -> Callable[[str, object], bool]:
+  """(answer, example) -> whether its program passes; `check` of a task.
+
+  Args:
+    mode: of the sandbox, which is looked for at the first answer.
+  """
+
+  @functools.cache
+  def judge():
+    return grader(mode=mode, partial=False, limits=sandbox.Limits())
+
+  return lambda answer, example: judge()(text.code_of(answer), example) == 1.0
 
 
 def joined(prefix: str, source: str, entry_point: str) -> str:
@@ -143,18 +158,24 @@ def _by_pairs(source, data, partial, limits, place) -> float:
   return share if partial else float(share == 1.0)
 
 
-def _tests(example) -> dict:
+def tests_of(example) -> dict:
   """The example's data; ValueError where they hold no tests."""
   data = example.data
   if isinstance(data.get('test'), str) and data.get('entry_point'):
     return data
   inputs, outputs = data.get('inputs'), data.get('outputs')
-  if inputs and outputs and len(inputs) == len(outputs):
+  if _texts(inputs) and _texts(outputs) and len(inputs) == len(outputs):
     return data
   raise ValueError(
     'reward code: an example has no tests; its data must hold test and '
     f'entry_point, or as many inputs as outputs, and hold {sorted(data)}'
   )
+
+
+def _texts(values) -> bool:
+  """Whether these are texts, at least one."""
+  listed = isinstance(values, list | tuple) and len(values) > 0
+  return listed and all(isinstance(value, str) for value in values)
 
 
 def _lines(output: str) -> list[str]:

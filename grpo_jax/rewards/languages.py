@@ -18,6 +18,7 @@ import unicodedata
 import numpy as np
 
 from grpo_jax.rewards import text
+from grpo_jax.rewards.fault_counts import record
 from grpo_jax.rewards.rules import Reward
 
 # The languages that words of a script may be in. More of them, near others,
@@ -91,16 +92,21 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
   language that is not in `LANGUAGES` is taken for one that is.
 
   Args:
-    task: unused, see `rules`.
-    target: an ISO 639-1 code of `LANGUAGES`.
+    task: its first examples show whether they have a language; see `rules`.
+    target: an ISO 639-1 code of `LANGUAGES`, or 'prompt': the language that the
+      question is asked in, `example.data['language']`. An example of another
+      code, or none, scores 0 and is counted as a fault.
     min_words: words of a thought that is worth judging.
 
   Raises:
     ValueError: a target that is not known, min_words not positive, or
       py3langid is not installed.
   """
-  del task
-  check_target(target)
+  if target == 'prompt':
+    for one in [part.task for part in task.parts] or [task]:
+      _check_asked(one.example(0))
+  else:
+    check_target(target)
   if min_words < 1:
     raise ValueError(f'language: min_words={min_words} must be at least 1')
   # Seconds; here, or every thread that grades would load the model for itself.
@@ -108,9 +114,32 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
     if len(names) > 1 and script != 'han':
       _scorer(script)
 
-  return lambda completion, example: (
-    consistency(text.thought(completion), target, min_words=min_words) or 0.0
-  )
+  def reward(completion, example):
+    wanted = target
+    if target == 'prompt':
+      wanted = example.data.get('language')
+      if wanted not in _known():
+        record('language/unknown', f'{wanted!r}; scored 0')
+        return 0.0
+    thought = text.thought(completion)
+    return consistency(thought, wanted, min_words=min_words) or 0.0
+
+  return reward
+
+
+def _known() -> list[str]:
+  return [name for names in LANGUAGES.values() for name in names]
+
+
+def _check_asked(example):
+  """ValueError where an example does not say what language it is in."""
+  if 'language' not in example.data:
+    raise ValueError(
+      "language: target='prompt' reads the language of each question, and "
+      f'{example.prompt[:60]!r} has none; of a jsonl task, name the field '
+      "'language' in data_fields"
+    )
+  check_target(example.data['language'])
 
 
 def check_target(target: str, *, of: str = 'reward language') -> None:
@@ -120,7 +149,7 @@ def check_target(target: str, *, of: str = 'reward language') -> None:
     target: an ISO 639-1 code.
     of: what it is a target of, for errors.
   """
-  known = [name for names in LANGUAGES.values() for name in names]
+  known = _known()
   if target not in known:
     raise ValueError(f'{of}: target={target!r} is not among {", ".join(known)}')
   if importlib.util.find_spec('py3langid') is None:

@@ -1,13 +1,13 @@
 """Rewards by rule: correctness, number, format, a function, two controls.
 
-Stage 5 of a step. Every function here is a factory `name(*, task, ...)` that
+Stage 5 of a step. What has a `task` here is a factory `name(*, task, ...)` that
 returns `reward(completion: str, example) -> float`. A reward is total: any
 text gives a number, never an exception. `task` is the task being trained on;
 `correct` asks it what is right, and all take it, so that a config can choose
 any of them by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import hashlib
 from typing import Any
 
@@ -18,15 +18,28 @@ from grpo_jax.rewards.fault_counts import no_answer
 Reward = Callable[[str, Any], float]
 
 
-def correct(*, task, extract: str = 'tags') -> Reward:
+def correct(
+  *, task, extract: str = 'tags', extract_in: Mapping[str, str] | None = None
+) -> Reward:
   """1.0 where the task accepts the answer.
 
   Args:
     task: its `verify(answer, example)` judges the extracted text.
     extract: 'tags' (strict: the one answer pair, at the end), 'boxed',
       'last_number', or 'lenient' (last answer pair, else box, else number).
+    extract_in: domain -> how instead, of a mixture's examples whose answers
+      stand elsewhere, as in dict(code='program').
   """
-  return by_task(task, extract, name='correct')
+  usual = by_task(task, extract, name='correct')
+  others = {
+    domain: by_task(task, name, name='correct')
+    for domain, name in (extract_in or {}).items()
+  }
+  if not others:
+    return usual
+  return lambda completion, example: others.get(example.domain, usual)(
+    completion, example
+  )
 
 
 def number(*, task, extract: str = 'tags') -> Reward:
@@ -116,6 +129,33 @@ def constant(*, task, value: float = 0.0) -> Reward:
   """The same reward for everything: a control with no gradient."""
   del task
   return lambda completion, example: float(value)
+
+
+def extractor_of(rewards) -> str:
+  """The extractor of the first of a config's rewards that names one.
+
+  Strict as training is.
+  """
+  return extractors_of(rewards)['']
+
+
+def extractors_of(rewards) -> dict[str, str]:
+  """The extractors of a config's rewards: domain -> name, '' for all others.
+
+  Of a domain it is that of the first reward that judges it, and of others that
+  of the first one that judges all; without such a reward, of the first.
+  """
+  found, first = {}, []
+  for reward in rewards.values():
+    name = 'program' if reward.get('name') == 'code' else reward.get('extract')
+    if not name:
+      continue
+    first.append(name)
+    own = dict(reward.get('extract_in', {}))
+    for domain in reward.get('domains', ()) or ('',):
+      own.setdefault(domain, name)
+    found = own | found
+  return {'': first[0] if first else 'tags'} | found
 
 
 def by_task(task, extract: str, *, name: str) -> Reward:

@@ -4,6 +4,7 @@ Stage 5 of a step; the work happens in the processes of `pool.py`, so a host
 thread that waits for it leaves the device and other graders running.
 """
 
+from collections.abc import Callable
 import importlib.util
 import re
 
@@ -33,6 +34,11 @@ _NO_UNIT = re.compile(
 )
 # A product of four variables and more is seldom an answer: it is a word.
 _WORD = re.compile(r'[A-Za-z]{4,}(?: [A-Za-z]+)*')
+_FRACTION = re.compile(
+  r'\\[dt]?frac ?(?:\{ ?(-?[0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))'
+)
+_SPACING = re.compile(r'\\(?:left|right|[,;:!])(?![A-Za-z])')
+_LOOSE = re.compile(r'(?<![0-9A-Za-z]) | (?![0-9A-Za-z])')
 _AS_TEXT = re.compile(r'\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}\.?')
 
 
@@ -54,26 +60,73 @@ def math_verify(
     ValueError: Math-Verify is not installed.
   """
   del task
-  if importlib.util.find_spec('math_verify') is None:
-    raise ValueError(
-      'reward math_verify needs the package: pip install math-verify'
-    )
   find = text.extractor(extract)
-  pool = Pool(name='math_verify', workers=workers, seconds=seconds)
+  equal = checker(workers=workers, seconds=seconds)
 
   def reward(completion, example):
     answer = find(completion)
     if text.is_empty(answer):
       return no_answer('math_verify', extract)
-    if len(answer) > _LONGEST:
-      record('math_verify/too_long', f'{len(answer)} characters; graded wrong')
-      return 0.0
-    gold, answer = readable(example.answer), readable(answer)
-    if _WORD.fullmatch(gold) and _WORD.fullmatch(answer):
-      return float(gold.casefold() == answer.casefold())
-    return float(pool.grade(gold, answer))
+    return float(equal(answer, example.answer))
 
   return reward
+
+
+def checker(
+  *, workers: int = 2, seconds: float = 5.0
+) -> Callable[[str, str], bool]:
+  """(answer, reference) -> whether they are equal; total, any thread may call.
+
+  What `math_verify` pays for, and the verifier 'math' of tasks accepts.
+
+  Args:
+    workers: grading processes, started when first needed.
+    seconds: wall time an item may take; beyond it, the answer is wrong.
+
+  Raises:
+    ValueError: Math-Verify is not installed.
+  """
+  if importlib.util.find_spec('math_verify') is None:
+    raise ValueError(
+      'equal mathematics needs a package: pip install math-verify'
+    )
+  pool = Pool(name='math_verify', workers=workers, seconds=seconds)
+
+  def equal(answer, reference):
+    if text.is_empty(answer):
+      return False
+    if len(answer) > _LONGEST:
+      record('math_verify/too_long', f'{len(answer)} characters; graded wrong')
+      return False
+    gold, answer = readable(reference), readable(answer)
+    if _WORD.fullmatch(gold) and _WORD.fullmatch(answer):
+      return gold.casefold() == answer.casefold()
+    return pool.grade(gold, answer)
+
+  return equal
+
+
+def spelling(answer: str) -> str:
+  r"""One text for the spellings of an answer, by which votes are counted.
+
+  '04', '4' and '4.0' are one answer, so are '1/2', '0.5', '\frac12' and
+  '$\dfrac{1}{2}$'. Of others, case, spaces around marks and LaTeX's spacing do
+  not matter. Texts are compared, not mathematics, which would take a worker for
+  every two: the votes for '2(x+1)' and '2x+2' are split.
+  """
+  answer = ' '.join(answer.split())
+  if len(answer) > _LONGEST:
+    return answer.lower()
+  answer = ' '.join(_SPACING.sub(' ', readable(answer)).split())
+  answer = _FRACTION.sub(
+    lambda m: rf'\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}', answer
+  )
+  ratio = answer
+  if found := _FRACTION.fullmatch(answer.removeprefix('-')):
+    sign = '-' if answer.startswith('-') else ''
+    ratio = f'{sign}{found[1]}/{found[3]}'.replace('--', '')
+  number = text.parse_number(ratio)
+  return _LOOSE.sub('', answer).lower() if number is None else str(number)
 
 
 def readable(answer: str) -> str:

@@ -172,19 +172,6 @@ def extractor(name: str):
   return EXTRACTORS[name]
 
 
-def extractor_of(rewards) -> str:
-  """The extractor of the first of a config's rewards that names one.
-
-  Strict as training is.
-  """
-  for reward in rewards.values():
-    if reward.get('name') == 'code':
-      return 'program'
-    if reward.get('extract'):
-      return reward['extract']
-  return 'tags'
-
-
 def is_empty(answer: str) -> bool:
   """Whether nothing was answered; 'None' is how a failed parse prints."""
   return answer.strip().casefold() in ('', 'none')

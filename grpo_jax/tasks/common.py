@@ -27,7 +27,8 @@ class Example:
     prompt: what the policy is asked.
     answer: the reference answer; '' when only `data` can judge.
     completion: a reference completion for supervised fine-tuning, or ''.
-    data: facts of the task that its `verify` needs.
+    data: facts of the task that its `verify` or a reward needs: tests, options;
+      'language', in which it is asked (ISO 639-1).
     domain: of a mixture's part, as 'reasoning'; rewards may be of some domains
       alone. '' elsewhere.
   """
@@ -50,6 +51,7 @@ class Task:
     source: the file, folder or data set whose rows the examples are; '' for
       generated ones, which may be too many and too costly to list.
     parts: of a mixture, one after another; () elsewhere.
+    judged: whether `check` can find an answer right; not so of prompts alone.
     order: (count, *, seed, step, rounds) -> indices of a step, where it is not
       `batch_indices`.
     summary: the sentence that sums a right answer up, with '{prompt}' and
@@ -61,6 +63,7 @@ class Task:
   check: Callable[[str, Example], bool]
   source: str = ''
   parts: tuple['Part', ...] = ()
+  judged: bool = True
   order: Callable[..., np.ndarray] | None = None
   summary: str = 'The answer is {answer}.\n'
 

@@ -5,14 +5,13 @@ Chen et al., Evaluating Large Language Models Trained on Code, arXiv 2107.03374
 some of them can be evaluated on the others only.
 """
 
-import functools
 import gzip
 import json
 import pathlib
 
 import tensorflow_datasets as tfds
 
-from grpo_jax.rewards import code_execution, sandbox, text
+from grpo_jax.rewards import code_execution
 from grpo_jax.tasks import common, prepared
 
 _FILES = ('HumanEval.jsonl.gz', 'HumanEval.jsonl')
@@ -97,15 +96,7 @@ def humaneval(
       f'{len(rows)} rows'
     )
 
-  @functools.cache
-  def grader():  # not before it is needed: it tries sandboxes
-    return code_execution.grader(
-      mode=mode, partial=False, limits=sandbox.Limits()
-    )
-
-  def check(answer, example):
-    return grader()(text.code_of(answer), example) == 1.0
-
+  check = code_execution.verifier(mode)
   source = folder if folder else 'humaneval'
   return common.Task(len(examples), examples.__getitem__, check, source=source)
 

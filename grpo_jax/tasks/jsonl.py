@@ -1,11 +1,12 @@
 """Examples from any JSON lines file: one object a line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import functools
 import json
 import pathlib
 
 from grpo_jax import hooks
-from grpo_jax.rewards import text
+from grpo_jax.rewards import choice, code_execution, symbolic, text
 from grpo_jax.tasks import common
 
 
@@ -15,6 +16,7 @@ def jsonl(
   prompt_field: str,
   answer_field: str = '',
   completion_field: str = '',
+  data_fields: Sequence[str] = (),
   verifier: str = 'number',
   split: str = 'train',
   test_share: float = 0.0,
@@ -28,9 +30,14 @@ def jsonl(
       completions for supervised fine-tuning, or of prompts for a reward model.
       Then no answer is right.
     completion_field: the field with a reference completion, or ''.
+    data_fields: fields that rewards and verifiers read, as they are: 'options'
+      (verifier and reward `option`), 'inputs' and 'outputs', or 'test' and
+      'entry_point' (`code`), 'language' (`language` with target='prompt').
     verifier: 'number' (exactly equal numbers), 'exact' (equal texts, apart
-      from whitespace), or 'module:function' of one's own, (answer, example) ->
-      bool.
+      from whitespace), 'math' (equal mathematics, as `math_verify` has it),
+      'option' (the same option, as of the reward), 'code' (a program that
+      passes its row's tests; needs no answer), or 'module:function' of one's
+      own, (answer, example) -> bool.
     split: 'train' or 'test'.
     test_share: share of the prompts, by hash, that are 'test'. 0: the whole
       file, whatever the split (one file a split).
@@ -58,15 +65,24 @@ def jsonl(
       )
     prompt = _text(row, prompt_field, where)
     completion = _text(row, completion_field, where)
+    data = {name: _value(row, name, where) for name in data_fields}
+    example = common.Example(prompt, answer, completion, data)
+    _check_reference(verifier, example, where)
     if test_share and common.split_of(prompt, test_share=test_share) != split:
       continue
-    examples.append(common.Example(prompt, answer, completion))
+    examples.append(example)
   if not examples:
     raise ValueError(
       f'{path}: no {split} example among its rows; the file is empty or '
       f'test_share={test_share} leaves nothing'
     )
-  return common.Task(len(examples), examples.__getitem__, check, source=path)
+  return common.Task(
+    len(examples),
+    examples.__getitem__,
+    check,
+    source=path,
+    judged=bool(answer_field) or verifier == 'code' or ':' in verifier,
+  )
 
 
 def verifier_of(task: str, name: str) -> Callable[[str, common.Example], bool]:
@@ -119,9 +135,7 @@ def _text(row: dict, field: str, where: str) -> str:
   """The field as text; '' where no field is asked for."""
   if not field:
     return ''
-  if field not in row:
-    raise ValueError(f'{where}: no field {field!r}; the row has {sorted(row)}')
-  value = row[field]
+  value = _value(row, field, where)
   if isinstance(value, int | float) and not isinstance(value, bool):
     try:
       return text.format_number(value)
@@ -132,6 +146,32 @@ def _text(row: dict, field: str, where: str) -> str:
       f'{where}: {field}={value!r} must be a number or a text that is not empty'
     )
   return value
+
+
+def _value(row: dict, field: str, where: str):
+  if field not in row:
+    raise ValueError(f'{where}: no field {field!r}; the row has {sorted(row)}')
+  return row[field]
+
+
+def _check_reference(verifier, example, where):
+  """ValueError for a row whose own answer could not be right."""
+  if verifier == 'code':
+    try:
+      code_execution.tests_of(example)
+    except ValueError as error:
+      raise ValueError(
+        f'{where}: {error}; name their fields in data_fields'
+      ) from None
+  options = example.data.get('options', {})
+  if verifier == 'option' and example.answer:
+    listed = isinstance(options, dict | list)
+    if not listed or not choice.same_option(example.answer, example):
+      raise ValueError(
+        f'{where}: the answer {example.answer[:40]!r} is none of the options '
+        f'{options!r:.80}; they are texts in the order of their letters, or '
+        'letter: text'
+      )
 
 
 def _is_number(answer: str) -> bool:
@@ -147,4 +187,20 @@ def _same_text(answer: str, example: common.Example) -> bool:
   return bool(words) and words == example.answer.split()
 
 
-_VERIFIERS = {'number': _same_number, 'exact': _same_text}
+@functools.cache
+def _math() -> Callable[[str, str], bool]:
+  # One for all tasks, not before it is needed: its workers load sympy.
+  return symbolic.checker()
+
+
+def _same_mathematics(answer: str, example: common.Example) -> bool:
+  return _math()(answer, example.answer)
+
+
+_VERIFIERS = {
+  'number': _same_number,
+  'exact': _same_text,
+  'math': _same_mathematics,
+  'option': choice.same_option,
+  'code': code_execution.verifier(),
+}

@@ -42,6 +42,7 @@ def joined(parts: Sequence[common.Part]) -> common.Task:
     make=make,
     check=check,
     parts=parts,
+    judged=any(part.task.judged for part in parts),
     order=functools.partial(_order, parts),
   )
 
@@ -92,6 +93,8 @@ def checkable(task: common.Task) -> common.Task | None:
 
 def has_answers(task: common.Task) -> bool:
   """Whether there is anything to judge an answer by (to the first example)."""
+  if not task.judged:
+    return False
   example = task.example(0)
   facts = example.data.keys() - {_PART}
   return bool(facts) or not text.is_empty(example.answer)
@@ -107,6 +110,26 @@ def first_of_each(task: common.Task, count: int) -> list[int]:
     found += range(at, at + min(wanted, len(part.task)))
     at += len(part.task)
   return found
+
+
+def in_turn(task: common.Task, count: int) -> list[int]:
+  """Indices of up to `count` examples, each once, in an order of their own.
+
+  However many are taken, every part has its share of them until it ends: who
+  stops early has some of each. A larger count goes on where a smaller one ends.
+  """
+  if not task.parts:
+    return list(range(min(count, len(task))))
+  sizes = np.array([len(part.task) for part in task.parts])
+  numbers = [np.arange(min(count, size)) for size in sizes]
+  places = [
+    (own + 0.5) / part.share
+    for own, part in zip(numbers, task.parts, strict=True)
+  ]
+  starts = np.cumsum(sizes) - sizes
+  found = [own + start for own, start in zip(numbers, starts, strict=True)]
+  order = np.argsort(np.concatenate(places), kind='stable')
+  return np.concatenate(found)[order][:count].tolist()
 
 
 def _order(parts, count, *, seed, step, rounds):

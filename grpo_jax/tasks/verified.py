@@ -26,13 +26,16 @@ def verified(
     test_share: share of the prompts, by hash, that are 'test'. 0: all records,
       whatever the split.
     sources: only those of these sources; () for all.
-    verifier: as of the task `jsonl`, for those who evaluate on it.
+    verifier: as of the task `jsonl`, for those who evaluate on it; not `code`,
+      as records hold no tests.
 
   Raises:
     FileNotFoundError, ValueError: naming the folder and the remedy.
   """
   common.check_arguments('verified', split=split)
   check = verifier_of('verified', verifier)
+  if verifier == 'code':
+    raise ValueError("verified: verifier='code' needs tests; records have none")
   check_share('verified', test_share)
   rows = record_set.open_set(path)
   wanted = range(len(rows))

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from grpo_jax import config, questions, rewards
+from grpo_jax import config, judging, questions, rewards
+from grpo_jax.tasks import shares
 from grpo_jax.verified import filters, rewriting, selection, verify
 
-_JUDGE = 'judge'
 _THREADS = 16  # that wait for judges and rewriters
 
 
@@ -25,12 +25,13 @@ class Judged:
     self.functions = questions.reward_functions(cfg, task)
     self.weights = questions.reward_weights(cfg)
     self.gate = cfg.reward_gate
-    self.judge = config.pick(verify, k.judge)()
-    self.right = _JUDGE if self.judge is not None else k.right
-    if self.judge is not None:
-      questions.need_answers(task)
-    elif self.right:
-      config.one_of('keep.right', self.right, tuple(self.functions))
+    self.domains = judging.domains_of(cfg)
+    judge = k.judge.to_dict()
+    # Of the examples that the judge decides on: the rest is for `right`.
+    self.judges = tuple(judge.pop('domains', ()))
+    self.judge = config.pick(verify, judge)()
+    self.right = k.right
+    self._check(task)
     self.rules = selection.Rules(
       min_reward=k.min_reward,
       filters=[(f['name'], config.pick(filters, f)()) for f in k.filters],
@@ -60,22 +61,25 @@ class Judged:
     if not examples:
       return []
     components = rewards.grade(completions, examples, self.functions)
-    whole = rewards.combine(components, weights=self.weights, gate=self.gate)
+    whole = rewards.combine(
+      components,
+      weights=self.weights,
+      gate=self.gate,
+      applies=judging.applying(self.domains, examples),
+    )
+    right = components.get(self.right, np.ones_like(whole))
     with ThreadPoolExecutor(_THREADS) as pool:
-      if self.judge is not None:
-        pairs = [
-          (c, e)
-          for row, e in zip(completions, examples, strict=True)
-          for c in row
-        ]
+      judged = [q for q, e in enumerate(examples) if self._judges(e)]
+      pairs = [(c, examples[q]) for q in judged for c in completions[q]]
+      if pairs:
         told = list(pool.map(lambda pair: _number(self.judge(*pair)), pairs))
         if np.isnan(told).all():
           raise ValueError(
             f'keep.judge gave no verdict on any of {len(told)} answers; check '
             'its arguments and that it can be reached'
           )
-        components[_JUDGE] = np.reshape(told, whole.shape)
-      right = components.get(self.right, np.ones_like(whole))
+        right = np.array(right)
+        right[judged] = np.reshape(told, (len(judged), -1))
       return list(
         pool.map(
           lambda *of: selection.sift(*of, self.rules),
@@ -85,14 +89,48 @@ class Judged:
 
   def _still_right(self, completion, example) -> bool:
     """Of a text that has been rewritten."""
-    if not self.right:
-      return True
     text = rewards.Completion(
       completion, tokens=self.count(completion), finished=True
     )
-    if self.judge is not None:
+    if self._judges(example):
       return self.judge(text, example) == 1.0
+    if not self.right:
+      return True
     return self.functions[self.right](text, example) == 1.0
+
+  def _judges(self, example) -> bool:
+    if self.judge is None:
+      return False
+    return not self.judges or example.domain in self.judges
+
+  def _check(self, task):
+    """ValueError where `right` and the judge cannot decide on the task."""
+    known = shares.domains(task)
+    if self.judges:
+      if self.judge is None:
+        raise ValueError(
+          f'keep.judge.domains={self.judges} are of a judge, and there is none'
+        )
+      for domain in self.judges:
+        if domain not in known:
+          raise ValueError(
+            f'keep.judge.domains names {domain!r}, and the task has {known}'
+          )
+      for part in shares.within(task, self.judges).parts:
+        questions.need_answers(part.task)
+    elif self.judge is not None:
+      questions.need_answers(task)
+      return
+    if not self.right:
+      return
+    config.one_of('keep.right', self.right, tuple(self.functions))
+    own = self.domains[self.right]
+    for domain in known if own else ():
+      if domain not in (*own, *self.judges):
+        raise ValueError(
+          f'answers of domain {domain!r} are judged neither by keep.right='
+          f'{self.right!r} nor by keep.judge; none could be kept'
+        )
 
 
 def _number(verdict) -> float:

@@ -29,7 +29,7 @@ FEATURES = tfds.features.FeaturesDict(
     # Share of the prompt's samples that were right; NaN for no samples.
     'pass_rate': tfds.features.Scalar(np.float32),
     'tokens': tfds.features.Scalar(np.int64),  # of the completion, with EOS
-    'index': tfds.features.Scalar(np.int64),  # of the prompt in its source
+    'index': tfds.features.Scalar(np.int64),  # of the prompt, as asked
     'sample': tfds.features.Scalar(np.int64),
   }
 )

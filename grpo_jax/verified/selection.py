@@ -63,7 +63,7 @@ def sift(
   """A row of progress: what is kept of one prompt, as JSON.
 
   Args:
-    index: of the prompt in its task.
+    index: of the prompt, as they are asked.
     example: the prompt.
     completions: G of them.
     rewards: [G] whole rewards.
