@@ -52,6 +52,7 @@ from grpo_jax.models.params import is_param  # noqa: E402
 SLOW = (
   'test_hosts', 'test_trajectory', 'test_algorithms', 'test_traps',
   'test_presets', 'test_sharding', 'test_bad_input', 'test_tasks',
+  'test_recipe_runs',
 )  # fmt: skip
 DATA = pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data'
 

@@ -197,6 +197,12 @@ def test_answers_do_not_depend_on_the_batch(answers, tmp_path):
     assert a == {k: v for k, v in b.items() if k != 'logprob'}
 
 
+def is_right(prompt, completion):
+  """Whether a sum is answered, within tags at the end, with its value."""
+  found = re.fullmatch('(?:[^<]|<[^a/])*<answer>([0-9]+)</answer>', completion)
+  return bool(found) and int(found[1]) == eval(prompt.removesuffix('='))
+
+
 def test_evaluation_agrees_with_counting_its_answers(answers, tmp_path):
   # The noise of a question is the same in both jobs, so the answers are.
   done = succeed(
@@ -206,14 +212,7 @@ def test_evaluation_agrees_with_counting_its_answers(answers, tmp_path):
     *(f'--config.eval.{field}' for field in MANY),
   )
   result = json.loads((tmp_path / 'eval.json').read_text())
-  right = [
-    re.fullmatch('(?:[^<]|<[^a/])*<answer>([0-9]+)</answer>', row['completion'])
-    for row in answers
-  ]
-  right = [
-    bool(m) and int(m[1]) == int(row['answer'])
-    for m, row in zip(right, answers, strict=True)
-  ]
+  right = [is_right(row['prompt'], row['completion']) for row in answers]
   share = np.mean(right)
   assert 0 < share < 1  # or the count would show nothing
   assert result['pass@1'] == pytest.approx(share, abs=1e-12)
@@ -238,6 +237,43 @@ def test_an_evaluation_of_a_run_needs_only_its_workdir():
   # The same questions and noise as after the last step.
   assert open_run(workdir).eval['pass@1'] == last
   (workdir / 'eval.json').unlink()
+
+
+def judged(job, folder):
+  """Rows that `pairs` or `points` writes of the run's training questions."""
+  done = succeed(
+    job,
+    f'--workdir={folder}',
+    f'--init_from={tiny.run("sft")}',
+    *(f'--config.pairs.{field}' for field in MANY),
+  )
+  path = folder / f'{job}.jsonl'
+  assert [p.name for p in folder.iterdir()] == [path.name]
+  return json_lines(path.read_text()), done.out, path
+
+
+def test_of_two_answers_with_other_scores_the_better_is_chosen(tmp_path):
+  rows, said, path = judged('pairs', tmp_path)
+  assert said.startswith(f'{len(rows)} pairs of 8 prompts in {path}; ')
+  assert 3 < len(rows) <= 8 * 4
+  for row in rows:
+    assert (row['gold_chosen'], row['gold_rejected']) == (1, 0)
+    assert is_right(row['prompt'], row['chosen'])
+    assert not is_right(row['prompt'], row['rejected'])
+    assert row['by'] == 'gold'
+  # Nothing but the score chooses.
+  assert {row['longer'] for row in rows} == {False, True}
+
+
+def test_every_other_answer_is_labelled_by_its_score(tmp_path):
+  rows, said, path = judged('points', tmp_path)
+  assert len({(r['prompt'], r['response']) for r in rows}) == len(rows)
+  assert len({row['prompt'] for row in rows}) == 8
+  right = [is_right(row['prompt'], row['response']) for row in rows]
+  assert [row['label'] for row in rows] == right
+  assert 0 < sum(right) < len(right)  # or the labels would show nothing
+  told = f'{len(right) - sum(right)} of label 0, {sum(right)} of label 1\n'
+  assert said == f'{len(rows)} answers to 8 prompts in {path}: {told}'
 
 
 def test_a_run_is_compared_from_the_command_line(tmp_path):

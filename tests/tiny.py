@@ -103,7 +103,7 @@ def start(name: str, *flags: str, **options) -> subprocess.Popen:
   command = [sys.executable, '-m', f'grpo_jax.{name}', *_with_config(flags)]
   pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   return subprocess.Popen(
-    command, cwd=REPO, env=_environment(), **pipes | options
+    command, cwd=REPO, env=environment(), **pipes | options
   )
 
 
@@ -171,7 +171,7 @@ def _folder():
   return pathlib.Path(folder.name)
 
 
-def _environment():
+def environment():
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
     # One device; optimizing takes longer than running.
@@ -185,7 +185,7 @@ def _server():
   server = subprocess.Popen(
     [sys.executable, __file__],
     cwd=REPO,
-    env=_environment(),
+    env=environment(),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
