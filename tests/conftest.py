@@ -50,8 +50,9 @@ from grpo_jax.models.params import is_param  # noqa: E402
 
 # First, so that no worker is left with one of them in the end.
 SLOW = (
-  'test_hosts', 'test_recipe_runs', 'test_trajectory', 'test_algorithms',
-  'test_traps', 'test_presets', 'test_sharding', 'test_bad_input', 'test_tasks',
+  'test_hosts', 'test_trajectory', 'test_algorithms', 'test_traps',
+  'test_presets', 'test_sharding', 'test_bad_input', 'test_tasks',
+  'test_recipe_runs',
 )  # fmt: skip
 DATA = pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data'
 
