@@ -80,11 +80,10 @@ def test_slots_may_be_few_or_odd_and_trunks_empty(slots, trunk):
 
 
 def test_many_slots_that_do_not_divide_are_refused_with_the_remedy():
-  assert (
-    decode_kernel._block(8192) == 512 and decode_kernel._block(1000) == 1000
-  )
+  assert decode_kernel.block_size(8192) == 512
+  assert decode_kernel.block_size(1000) == 1000
   with pytest.raises(ValueError, match='8000 slots in blocks of 128'):
-    decode_kernel._block(8000)
+    decode_kernel.block_size(8000)
 
 
 def test_slots_that_are_not_filled_are_not_read():

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import checkpoints, hosts, runs
+from grpo_jax import checkpoint_items, checkpoints, hosts, runs
 from launch import local
 
 STEPS = 6
@@ -85,6 +86,14 @@ def after_step(step, workdir, processes):
   path = workdir / 'metrics.jsonl'
   row = re.compile(rf'^{{"step": {step},.*"loss"', re.MULTILINE)
   while not (path.exists() and row.search(path.read_text())):
+    assert all(p.poll() is None for p in processes), finish(processes)
+    time.sleep(0.005)
+
+
+def after_a_save(workdir, processes):
+  """Returns once a checkpoint is whole, which slow disks take a step for."""
+  folder = epath.Path(workdir) / 'checkpoints'
+  while not checkpoint_items.finished(folder):
     assert all(p.poll() is None for p in processes), finish(processes)
     time.sleep(0.005)
 
@@ -202,6 +211,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(
 ):
   job = command(tmp_path, cache, '--config.checkpoint.every=1')
   processes = start(job)
+  after_a_save(tmp_path, processes)
   after_step(2, tmp_path, processes)
   processes[victim].kill()
   other = finish(processes)[1 - victim]
@@ -284,6 +294,7 @@ def test_of_two_processes_one_writes_what_one_alone_would(
 
 PROGRAM = """
 import sys, time
+from etils import epath
 import jax
 from grpo_jax import cli, hosts
 
@@ -493,6 +504,7 @@ def test_an_error_of_one_process_ends_the_other(failing, error, status, saying):
 
 ABORTING = """
 import ctypes, os, signal, sys
+from etils import epath
 import jax
 from grpo_jax import cli
 
