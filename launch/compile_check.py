@@ -119,10 +119,11 @@ def _configs():
 
 
 def _tell(text: str, file: pathlib.Path | None, numbers) -> None:
-  print(text)
+  # First: whoever reads the output may not read it to its end.
   if file is not None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding='utf-8')
+  print(text)
   print(json.dumps(numbers), flush=True)
 
 
