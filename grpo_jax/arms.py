@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from grpo_jax import files, metrics, runs, stage_table
+from grpo_jax.measures import standard_error
 
 # What a finding's curves are kept of.
 CURVES = (
@@ -135,7 +136,7 @@ def _cell(values, reference):
     return 'never'
   text = f'{known.mean():.3f}'
   if len(known) > 1:
-    text += f' +- {known.std(ddof=1) / math.sqrt(len(known)):.3f}'
+    text += f' +- {standard_error(known):.3f}'
   if len(known) < len(values):
     return f'{text} ({len(known)} of {len(values)})'
   p = math.nan if reference is None else p_value(values, reference)

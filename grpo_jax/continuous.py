@@ -113,7 +113,7 @@ def sample(
     seats=seats,
     ways=ways,
     chunk=chunk,
-    capacities=seating.capacities(max_length, chunk),
+    max_length=max_length,
   )
   trunk = run.prefill(params, prompts)
   known, found = run.begin(

@@ -12,7 +12,6 @@ room for another chunk, all are seated anew: in as few seats as will do, with
 the cache cut to what the oldest completion needs.
 """
 
-from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -64,7 +63,7 @@ class Seating:
     seats: int,
     ways: int,
     chunk: int,
-    capacities: Sequence[int],
+    max_length: int,
   ):
     """Nobody sits yet.
 
@@ -74,11 +73,10 @@ class Seating:
       seats: the most that are decoded at a time, a multiple of `ways`.
       ways: devices that prompts are divided over.
       chunk: tokens between plans.
-      capacities: of the cache, ascending; the last is the most tokens of a
-        completion.
+      max_length: the most tokens of a completion.
     """
     self.group_size, self.ways, self.chunk = group_size, ways, chunk
-    self.capacities = capacities
+    self.capacities = _capacities(max_length, chunk)
     # By way: prompt -> its completions that wait, both in order.
     self.waiting = [
       {
@@ -211,7 +209,7 @@ class Seating:
     return self.plan
 
 
-def capacities(max_length: int, chunk: int) -> list[int]:
+def _capacities(max_length: int, chunk: int) -> list[int]:
   """Slots that a cache may have: 4 chunks, 8 chunks, ... `max_length`."""
   sizes = [min(4 * chunk, max_length)]
   while sizes[-1] < max_length:

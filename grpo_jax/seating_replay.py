@@ -48,7 +48,7 @@ def replay(
     seats=seats,
     ways=ways,
     chunk=chunk,
-    capacities=seating.capacities(max_length, chunk),
+    max_length=max_length,
   )
   flat, finished = lengths.reshape(ways, -1), None
   while (plan := planned.next(finished)) is not None:

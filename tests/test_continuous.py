@@ -135,7 +135,7 @@ def test_everybody_sits_from_the_first_token_to_the_last(data):
     seats=seats,
     ways=ways,
     chunk=chunk,
-    capacities=seating.capacities(longest, chunk),
+    max_length=longest,
   )
   done = np.zeros_like(lengths)  # tokens of each so far
   before, finished = None, None
@@ -181,7 +181,7 @@ def test_everybody_sits_from_the_first_token_to_the_last(data):
 
 def test_seats_of_the_same_prompt_are_filled_first_and_nobody_moves():
   plans = seating.Seating(
-    prompts=2, group_size=4, seats=2, ways=1, chunk=2, capacities=[8]
+    prompts=2, group_size=4, seats=2, ways=1, chunk=2, max_length=8
   )
   first = plans.next(None)
   assert first.samples.tolist() == [[[0, 1]]]

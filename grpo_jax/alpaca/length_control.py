@@ -12,6 +12,8 @@ import pathlib
 
 import numpy as np
 
+from grpo_jax import measures
+
 # Of the two gamed baselines together, against 1 for the model's own rows.
 _GAMED_WEIGHT = 0.2 / 2
 _SPLITS = 5
@@ -99,7 +101,7 @@ def win_rate(preferences: np.ndarray) -> dict[str, float]:
   draws = known.size - wins - losses
   return {
     'win_rate': 100 * float(known.mean()),
-    'standard_error': 100 * _standard_error(known),
+    'standard_error': 100 * measures.standard_error(known),
     'discrete_win_rate': 100 * (wins + draws / 2) / known.size,
     'n_wins': wins,
     'n_wins_base': losses,
@@ -162,7 +164,7 @@ def length_controlled(
   error = _error(train, targets, row_weights, known, neutral, coef)
   return {
     'length_controlled_winrate': 100 * float(predicted.mean()),
-    'lc_standard_error': 100 * _standard_error(predicted),
+    'lc_standard_error': 100 * measures.standard_error(predicted),
     'length_controlled_stderr': 100 * error,
     'length_control': label,
     'weights': dict(zip(names, coef.tolist(), strict=True)),
@@ -299,8 +301,3 @@ def _error(x, y, row_weights, known, neutral, coef):
 
 def _sigmoid(z):
   return np.exp(-np.logaddexp(0, -z))
-
-
-def _standard_error(values):
-  n = len(values)
-  return float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
