@@ -48,7 +48,9 @@ class Ours:
     self.score = training.scores(pol, cfg)
     self.credit = training.assign_credit(pol, cfg)
     self.minibatch = training.minibatch(pol)
-    self.sampler = self._sampler(workload.completion)
+    self.sampler = self._sampler(cfg.sample.seats)
+    # The same without seats: all of a step to the end of the longest.
+    self.together = self._sampler(0)
     rows = pol.rows('train')
     self.put = rows.put
     self.lengths = workloads.lengths(workload)
@@ -66,7 +68,12 @@ class Ours:
     """A rollout; completions have the workload's lengths."""
     if self.cfg.sample.seats:
       return self.sampler(params, prompts, key, limits=self.lengths)
-    return self.cut(self.sampler(params, prompts, key), self.put(self.lengths))
+    return self.static(params, prompts, key)
+
+  def static(self, params, prompts, key):
+    """The same rollout of a static batch, without seats."""
+    found = self.together(params, prompts, key)
+    return self.cut(found, self.put(self.lengths))
 
   def key(self):
     """Of the next rollout."""
@@ -120,20 +127,20 @@ class Ours:
 
   def prefill(self, published):
     """The prompts alone, as the sampler begins."""
-    return self.sampler.args[0](published, self.prompts)
+    return self.together.args[0](published, self.prompts)
 
   def alone(self, published):
     """The same completions after a prompt of one token: an empty trunk."""
     prompts = self._prompts(workloads.prompt_ids(self.workload)[:, :1])
-    return self.sampler(published, prompts, self.key())
+    return self.together(published, prompts, self.key())
 
-  def _sampler(self, length):
+  def _sampler(self, seats):
     return samplers.sampler(
       self.policy,
       group_size=self.workload.group_size,
-      max_completion_length=length,
+      max_completion_length=self.workload.completion,
       chunk=self.cfg.sample.chunk,
-      seats=self.cfg.sample.seats,
+      seats=seats,
       temperature=self.cfg.sample.temperature,
     )
 
@@ -151,9 +158,10 @@ def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
     repeats: after one that compiles.
 
   Returns:
-    'seconds': by part, 'publish' (and of a prompt's cost 'prefill' and 'alone')
-    among them; 'first': of the run that compiled; 'busy': share of decode slots
-    whose token counts; 'padding': share of an update's tokens that do not.
+    'seconds': by part, 'publish' (of a prompt's cost 'prefill' and 'alone', of
+    a rollout in seats 'static') among them; 'first': of the run that compiled;
+    'busy': share of decode slots whose token counts; 'padding': share of an
+    update's tokens that do not.
   """
   clock = peer.Clock(repeats, wait=jax.block_until_ready)
   publish = functools.partial(clock, 'publish', lambda: ours.publish(params))
@@ -165,6 +173,8 @@ def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
     decoded = samplers.decoded(ours.policy, ours.cfg)
     slots = decoded(ours.lengths, max_length=ours.workload.completion)
     found['busy'] = int(jax.device_get(batch.mask.sum())) / slots
+    if ours.cfg.sample.seats:
+      clock('static', lambda: ours.static(published, ours.prompts, ours.key()))
     if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))

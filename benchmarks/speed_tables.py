@@ -18,6 +18,7 @@ _CALLED = {
   'prompt': 'samples with prompt / (prefill + samples without)',
   'device': 'publish, rollout and update, of a step',
   'busy': 'decode slots that are busy',
+  'static': 'sampling in seats, x a static batch',
   'padding': 'padding in the update',
 }
 _ON_DEVICE = ('publish', 'rollout', 'update')
@@ -76,6 +77,10 @@ def measured(goal: Goal, one: Mapping) -> float | None:
     if 'alone' not in medians:
       return None
     return medians['rollout'] / (medians['prefill'] + medians['alone'])
+  if goal.what == 'static':
+    if 'static' not in medians:
+      return None
+    return medians['static'] / medians['rollout']
   if goal.what == 'device':
     if not {*_ON_DEVICE, 'step'} <= medians.keys():
       return None

@@ -38,7 +38,8 @@ class Goal:
   """A bound on something measured.
 
   Attributes:
-    what: rollout, update, step, memory, prompt, device, busy or padding.
+    what: rollout, update, step, static, memory, prompt, device, busy or
+      padding.
     against: 'best' of the peers, one of them, 'limit', or '' for what is a
       share or ratio by itself.
     bound: the least; the most for memory, prompt and padding.
@@ -152,7 +153,11 @@ _ALL = (
       'updates.microbatches': 8,
     },
     peer_parts=4,
-    goals=(Goal('busy', '', 0.85), Goal('padding', '', 0.15)),
+    goals=(
+      Goal('busy', '', 0.85),
+      Goal('static', '', 2.0),
+      Goal('padding', '', 0.15),
+    ),
   ),
   Workload(
     'W5',

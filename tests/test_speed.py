@@ -107,15 +107,25 @@ def test_a_misspelt_field_is_refused():
 
 
 @pytest.fixture(scope='module')
-def ours(tmp_path_factory):
+def opened(tmp_path_factory):
+  """Fields of the config -> the workload's programs."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(workloads.MODELS, 'test', SIZE)
     under = tmp_path_factory.mktemp('models')
     folder, weights = workloads.folder_of('test', under)
     assert weights == 'random'
     assert workloads.folder_of('test', under) == (folder, weights)
-    cfg = workloads.config(TINY, folder, devices=8, fields={'sample.chunk': 8})
-    yield speed_ours.Ours(TINY, cfg)
+
+    def open_with(**fields):
+      cfg = workloads.config(TINY, folder, devices=8, fields=fields)
+      return speed_ours.Ours(TINY, cfg)
+
+    yield open_with
+
+
+@pytest.fixture(scope='module')
+def ours(opened):
+  return opened(**{'sample.chunk': 8})
 
 
 def test_completions_have_the_lengths_that_were_asked_for(ours):
@@ -146,6 +156,19 @@ def test_every_part_of_a_step_is_measured(ours):
   # Trunks of 7 tokens are padded to 16.
   useful = tokens + 8 * 7
   assert found['padding'] == pytest.approx(1 - useful / (16 * 8 + 8 * 16))
+
+
+def test_seats_sample_what_a_static_batch_does(opened):
+  ours = opened(**{'sample.chunk': 2, 'sample.seats': 8})
+  published = ours.publish(ours.state.params)
+  key = ours.key()
+  seated = ours.sample(published, ours.prompts, key)
+  static = ours.static(published, ours.prompts, key)
+  np.testing.assert_array_equal(seated.mask, static.mask)
+  np.testing.assert_array_equal(
+    np.where(seated.mask, seated.targets, 0),
+    np.where(static.mask, static.targets, 0),
+  )
 
 
 def test_the_first_run_of_a_part_does_not_count():
@@ -228,6 +251,14 @@ def test_the_prompt_is_paid_once():
   one = found()['workloads']['W2']
   one['systems']['ours']['medians'] |= {'prefill': 0.5, 'alone': 1.5}
   assert speed_tables.measured(Goal('prompt', '', 1.25), one) == 1.0
+
+
+def test_seats_are_compared_with_a_static_batch():
+  one = found()['workloads']['W4']
+  goal = Goal('static', '', 2.0)
+  assert speed_tables.measured(goal, one) is None
+  one['systems']['ours']['medians'] |= {'static': 5.0}
+  assert speed_tables.measured(goal, one) == 2.5
 
 
 def test_tables_show_times_goals_and_what_failed():
