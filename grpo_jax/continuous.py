@@ -213,6 +213,7 @@ def move(
   """
   first = state.t - oldest  # the first slot that anybody needs
   places = jnp.maximum(sources, 0)
+  rows = state.token.shape
 
   def taken(x):
     return _chosen(x.reshape(-1, *x.shape[2:]), places, ways)
@@ -226,6 +227,10 @@ def move(
       jnp.pad(x, widths), first, capacity, axis
     )
 
+  def resized(kv):
+    whole = cache.spread(kv, (*rows, -1))
+    return cache.compact(cache.along_slots(cut, whole))
+
   return state.replace(
     t=oldest,
     token=taken(state.token),
@@ -235,7 +240,7 @@ def move(
     limit=taken(state.limit),
     targets=cut(state.targets, 2),
     logprobs=cut(state.logprobs, 2),
-    cache=[cache.along_slots(cut, kv) for kv in state.cache],
+    cache=[resized(kv) for kv in state.cache],
   )
 
 

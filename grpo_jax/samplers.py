@@ -267,7 +267,12 @@ def trunk_shardings(policy: Policy) -> Trunk:
 
 def decoding_shardings(policy: Policy, state: Decoding) -> Decoding:
   """Where the state of a decode loop lies, its caches by their heads too."""
-  axes = ('prompts', 'samples', 'kv_heads')
+  sizes = zip(
+    ('prompts', 'samples', 'kv_heads'),
+    (*state.token.shape, policy.model.num_kv_heads),
+    strict=True,
+  )
+  axes = tuple(axis for axis, size in sizes if size > 1)
   cache = NamedSharding(
     policy.mesh, sharding.spec(axes, policy.rules['sample'])
   )

@@ -1,4 +1,6 @@
-"""The int8 cache of branches being decoded."""
+"""Caches of branches being decoded: in int8, and without axes of one."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 import test_sampling as helpers
 import tiny
 
-from grpo_jax import runs
+from grpo_jax import layout, policy, programs, runs, samplers, sharding
 from grpo_jax.models import cache
 
 
@@ -19,8 +21,9 @@ def random(shape, seed=0):
 INT8 = jnp.dtype('int8')
 
 
-def entries(kept):
-  """Keys and values [Q G K S H] that a cache holds."""
+def entries(kept, rows):
+  """Keys and values [Q G K S H] that a cache of those rows holds."""
+  kept = cache.spread(kept, rows)
   keys = jnp.swapaxes(kept.k.values, 3, 4)
   found = []
   for values, scale in ((keys, kept.k.scale), (kept.v.values, kept.v.scale)):
@@ -33,7 +36,7 @@ def test_an_entry_is_off_by_half_a_step_of_its_positions_largest():
   kept = cache.write(cache.empty((2, 3, 1), 4, 8, INT8), *xs, jnp.int32(2))
   assert cache.slots(kept.k) == 4
   assert kept.k.values.dtype == kept.v.values.dtype == jnp.int8
-  for x, found in zip(xs, entries(kept), strict=True):
+  for x, found in zip(xs, entries(kept, (2, 3, 1)), strict=True):
     got, wanted = found[:, :, :, 2], x[:, :, :, 0]
     largest = np.abs(wanted).max(-1, keepdims=True)
     error = np.abs(got - wanted)
@@ -64,7 +67,7 @@ def test_products_with_a_cache_are_those_with_its_entries(dtype):
     new = random((1, 2, 2, 1, 8), t), random((1, 2, 2, 1, 8), 9 + t)
     kept = cache.write(kept, *new, jnp.int32(t))
     written.append(new)
-  keys, values = entries(kept)
+  keys, values = entries(kept, (1, 2, 2))
   if dtype == 'float32':
     for found, wanted in zip(
       (keys, values), zip(*written, strict=True), strict=True
@@ -79,6 +82,56 @@ def test_products_with_a_cache_are_those_with_its_entries(dtype):
     cache.weighted(weights, values, q.dtype),
     atol=1e-5,
   )
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'float32'])
+@pytest.mark.parametrize('rows', [(4, 1, 2), (4, 2, 1), (3, 1, 1), (1, 1, 1)])
+def test_a_compact_cache_is_the_same_without_axes_of_one(rows, dtype):
+  small = cache.empty(rows, 3, 8, jnp.dtype(dtype))
+  assert small.k.values.shape == (*(n for n in rows if n > 1), 8, 3)
+  new = random((*rows, 1, 8)), random((*rows, 1, 8), 1)
+  less = cache.write(small, *new, jnp.int32(1))
+  kept = cache.spread(less, rows)
+  assert jax.tree.map(jnp.shape, cache.compact(kept)) == jax.tree.map(
+    jnp.shape, less
+  )
+  if dtype == 'float32':
+    np.testing.assert_array_equal(kept.k.values[..., 1], new[0][..., 0, :])
+    np.testing.assert_array_equal(kept.v.values[:, :, :, 1:2], new[1])
+  q, weights = random((*rows, 5, 8), 7), random((*rows, 5, 3), 8)
+  assert cache.slots(less.k) == 3
+  np.testing.assert_allclose(
+    cache.scores(q, less.k), cache.scores(q, kept.k), atol=1e-5
+  )
+  np.testing.assert_allclose(
+    cache.weighted(weights, less.v, q.dtype),
+    cache.weighted(weights, kept.v, q.dtype),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('group_size', [1, 2])
+def test_no_cache_is_copied_while_tokens_are_decoded(group_size):
+  cfg = tiny.get_config()
+  cfg.model.update(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8)
+  pol = dataclasses.replace(
+    policy.open_policy(cfg),
+    mesh=sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
+  )
+  sampler = samplers.sampler(
+    pol, group_size=group_size, max_completion_length=512, chunk=512,
+    temperature=1.0,
+  )  # fmt: skip
+  prefill, start, decode = sampler.args[:3]
+  prompts = pol.rows('sample').put(
+    layout.prompts([[5, 6, 7], [8, 5]] * 4, multiple=4)
+  )
+  params = programs.publish(pol)(pol.params())
+  state, keys = start(prompts, jax.random.key(0), jnp.int32(0))
+  trunk = prefill(params, prompts)
+  used = decode.lower(params, trunk, state, keys).compile().memory_analysis()
+  largest = max(x.nbytes for x in jax.tree.leaves(state.cache))
+  assert used.temp_size_in_bytes < largest
 
 
 @pytest.mark.parametrize('seed', [1, 2])

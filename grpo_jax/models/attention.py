@@ -47,7 +47,7 @@ def attend(
     the mean of the values; only padding does.
   """
   rows, group, n, c, h = q.shape
-  heads = jax.tree.leaves(k)[0].shape[2]
+  heads = math.prod(jax.tree.leaves(k)[0].shape[:-2]) // (rows * group)
   repeats = n // heads
   q = q * (1 / math.sqrt(h))
   q = q.reshape(rows, group, heads, repeats * c, h)

@@ -12,6 +12,7 @@ import math
 import jax.numpy as jnp
 
 from grpo_jax.models import attention, cache, decode_kernel
+from grpo_jax.structs import KV
 
 
 def scores(q, keys, values, trunk, *, t, start):
@@ -29,11 +30,12 @@ def kernel(q, keys, values, trunk, *, t, start, **where):
     where: mesh, rows, heads and interpret of `decode_kernel.over_cache`.
   """
   rows, group, n, _, h = q.shape
-  heads = values.values.shape[2]
+  cached = cache.spread(KV(keys, values), (rows, group, -1))
+  heads = cached.k.values.shape[2]
   scaled = (q * (1 / math.sqrt(h))).reshape(rows, group, heads, n // heads, h)
   start = jnp.broadcast_to(start, (rows, group))
   own = decode_kernel.over_cache(
-    scaled, keys, values, t=t, start=start, **where
+    scaled, cached.k, cached.v, t=t, start=start, **where
   )
   both = attention.join(own, attention.over_trunk(scaled, trunk))
   return both.astype(q.dtype).reshape(q.shape)
