@@ -14,6 +14,7 @@ import collections
 from collections.abc import Iterator, Mapping
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -50,6 +51,7 @@ _MESSAGE = 1 << 14  # bytes
 _SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
 _doing = []  # what this process is at, outermost first
 _ending = threading.Lock()
+_agreed = itertools.count()  # calls of `agree`, alike in all processes
 
 
 def start(*, distributed: bool) -> None:
@@ -90,6 +92,9 @@ def start(*, distributed: bool) -> None:
     _leave(f'{told}; the lines above say more')
 
   _handle_abort(on_abort)
+  # It would take SIGTERM for itself, and a job that is not in its loop would
+  # go on; `loop` has its own way to save and leave.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       **given,
@@ -176,11 +181,25 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def agree(number: int, *, what: str) -> int:
-  """The largest of all processes' numbers; each must call this."""
+  """The largest of all processes' numbers; each must call this.
+
+  By the coordinator, not by the devices: these may be at work, and what waits
+  for them is no wait for others.
+  """
   if not are_several():
     return number
+  client = distributed.global_state.client
+  call = next(_agreed)
+  key = f'grpo_jax/agree/{call}'
+  client.key_value_set(f'{key}/of/{jax.process_index()}', str(number))
   with waiting(what):
-    return int(_gather(np.int32(number)).max())
+    client.wait_at_barrier(key, LIMIT * 1000)
+    if is_first():
+      told = client.key_value_dir_get(f'{key}/of')
+      client.key_value_set(f'{key}/most', str(max(int(x) for _, x in told)))
+      # All are here, so all know what was agreed before.
+      client.key_value_delete(f'grpo_jax/agree/{call - 1}')
+    return int(client.blocking_key_value_get(f'{key}/most', LIMIT * 1000))
 
 
 def total(counts: Mapping[str, int], *, what: str) -> dict[str, int]:

@@ -56,6 +56,10 @@ class Reader:
     content = prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
     return self.tokenizer.encode(content)
 
+  def says_nothing(self, response: str) -> bool:
+    """Whether its part is empty, as that of a thought that never closes."""
+    return not text.part_of(response, self.part).strip()
+
   def response_ids(self, response: str) -> list[int]:
     """With the EOS token that the score is read at."""
     ids = self.tokenizer.encode(text.part_of(response, self.part), start=False)
@@ -160,6 +164,8 @@ class Scorer:
     self.policy, self.params, self.reader = pol, params, reader
     self.facts, self.parts, self.multiples = facts, parts, multiples
     self._programs = {}  # by (Q, G)
+    least = floor(facts)
+    self._or_least = jax.jit(lambda found, no: jnp.where(no, least, found))
 
   def __call__(
     self,
@@ -169,7 +175,8 @@ class Scorer:
     """Scores [Q G], a device array.
 
     NaN where the response is None, or has a character that the reward model's
-    tokenizer does not know; that is counted as a fault.
+    tokenizer does not know; that is counted as a fault. The `floor` where there
+    is nothing to read: a score read at the EOS token alone would be anything.
 
     Args:
       asked: Q prompts, None where another process has the row. Q must divide
@@ -201,7 +208,10 @@ class Scorer:
       longest=tuple(longest),
     )
     fn, put = self._program(len(rows), len(rows[0]))
-    return fn(self.params, put(batch))
+    empty = [
+      [x is not None and self.reader.says_nothing(x) for x in r] for r in rows
+    ]
+    return self._or_least(fn(self.params, put(batch)), put(np.array(empty)))
 
   def many(
     self,
@@ -238,6 +248,19 @@ class Scorer:
       parts = tuple(n if size % n == 0 else 1 for n, size in parts)
       self._programs[shape] = program(pol, parts=parts), pol.rows('train').put
     return self._programs[shape]
+
+
+def floor(facts: Mapping) -> float:
+  """The score of a response without anything to be read.
+
+  Three standard deviations below the mean of held-out responses: no reason to
+  leave a thought open, and not so far off that it alone moves a group.
+
+  Args:
+    facts: what training left in `FILE`.
+  """
+  held_out = facts['held_out']
+  return held_out['score_mean'] - 3 * held_out['score_std']
 
 
 def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:

@@ -104,7 +104,7 @@ def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
   if ':' in w.judge:
     return judges.by_function(w.judge)
   if w.judge and (pathlib.Path(w.judge) / scorer.FILE).is_file():
-    # Outputs are final summaries already.
+    # Outputs are final summaries already, as `text.reply` leaves them.
     model = scorer.open_scorer(cfg, w.judge, part='all')
     return judges.by_score(
       lambda asked, outputs: model.many(asked, [[o] for o in outputs])[:, 0]

@@ -1,6 +1,7 @@
 """Reward models: losses by hand, data, scores, and RL by one, end to end."""
 
 import dataclasses
+import functools
 import json
 import math
 import runpy
@@ -198,10 +199,13 @@ def test_pairs_that_are_not_above_a_margin_are_left_out(tmp_path):
 
 
 def test_the_summary_is_what_follows_the_thought(tmp_path):
-  assert text.summary('<think>a</think>\n\nb</think>c') == 'c'
-  assert text.summary('<think>a</think>\nb') == 'b'
-  assert text.summary('<think>never closed') == ''
-  assert text.summary('no thought') == 'no thought'
+  summary = functools.partial(text.part_of, part='summary')
+  assert summary('<think>a</think>\n\nb</think>c') == 'c'
+  assert summary('<think>a</think>\nb') == 'b'
+  assert summary('<think>never closed') == ''
+  assert summary('no thought') == 'no thought'
+  # As the judge of a win rate reads it.
+  assert summary('<think>a</think><answer>b</answer>') == 'b'
   row = PAIR | dict(chosen='<think>x</think>2')
   [found] = preferences.read(
     write(tmp_path, row), kind='pairwise', part='summary'
@@ -278,6 +282,8 @@ def test_pairs_are_chosen_by_the_true_score_or_by_length():
 
 # Scores
 
+FACTS = {'held_out': {'score_mean': 0.5, 'score_std': 2.0}}
+
 
 @pytest.fixture(scope='module')
 def body():
@@ -311,7 +317,7 @@ def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
 
   def model(parts, multiples):
     return scorer.Scorer(
-      body, params, reader, {}, parts=parts, multiples=multiples
+      body, params, reader, FACTS, parts=parts, multiples=multiples
     )
 
   asked = ['1 +2=', '9 -3 +4=', '5 +5=', '2 +2=']
@@ -331,6 +337,23 @@ def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
   assert np.isnan(nowhere).all()  # another process's, and no token for 't'
 
 
+def test_a_response_that_says_nothing_has_the_least_score(body):
+  reader = scorer.Reader(body.tokenizer, {}, 'summary')
+  head = jax.random.normal(jax.random.key(1), (body.model.embed_dim,))
+  model = scorer.Scorer(
+    body, {'body': body.params(), 'value_head': head}, reader, FACTS,
+    parts=(1, 1), multiples=(4, 4),
+  )  # fmt: skip
+  unclosed, closed = '<think>1 +2', '<think>1 +2</think>'
+  found = model(
+    ['1 +2='] * 3, [[unclosed, '3'], [closed, ' '], [closed + '3', None]]
+  )
+  assert found[0, 0] == found[1, 0] == found[1, 1] == 0.5 - 3 * 2.0
+  # Of the summary alone.
+  np.testing.assert_allclose(found[2, 0], found[0, 1], rtol=1e-5)
+  assert np.isnan(found[2, 1])
+
+
 IN_TWO = """
 import sys
 sys.path[:0] = [{tests!r}, {repo!r}]
@@ -344,7 +367,7 @@ def job(cfg, workdir):
   head = sharding.put(head, sharding.replicated(pol.mesh))
   model = scorer.Scorer(
     pol, dict(body=pol.params(), value_head=head),
-    scorer.Reader(pol.tokenizer, dict(), 'all'), dict(),
+    scorer.Reader(pol.tokenizer, dict(), 'all'), {facts!r},
     parts=(1, 1), multiples=(4, 4))
   rows = {rows!r}
   here = pol.rows('train').here(2)
@@ -362,7 +385,7 @@ ROWS = [('1 +2=', ['3', '12']), ('9 -3 +4 -1 +2=', ['10', '7;7;7;7;7;7;7'])]
 
 def test_two_processes_score_what_each_has_as_one_does(body):
   code = IN_TWO.format(
-    tests=str(tiny.REPO / 'tests'), repo=str(tiny.REPO), rows=ROWS
+    tests=str(tiny.REPO / 'tests'), repo=str(tiny.REPO), rows=ROWS, facts=FACTS
   )
   done = subprocess.run(
     [sys.executable, '-m', 'launch.local', '--processes=2', '--devices=1',
@@ -374,7 +397,7 @@ def test_two_processes_score_what_each_has_as_one_does(body):
   head = np.linspace(-1, 1, 32, dtype=np.float32)
   params = jax.device_get({'body': body.params(), 'value_head': head})
   alone = scorer.Scorer(
-    body, params, reader, {}, parts=(1, 1), multiples=(4, 4)
+    body, params, reader, FACTS, parts=(1, 1), multiples=(4, 4)
   )
   wanted = np.asarray(alone([q for q, _ in ROWS], [x for _, x in ROWS]))
   told = [line for line in done.stdout.splitlines() if '[[' in line]

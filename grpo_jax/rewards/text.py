@@ -113,31 +113,6 @@ def code_of(answer: str) -> str:
   return blocks[-1] if blocks else answer
 
 
-def summary(completion: str) -> str:
-  """What follows the thought: after the last </think>.
-
-  '' where a thought is opened and never closed; all of it without any.
-  """
-  before, closed, after = completion.rpartition(END_THINK)
-  if closed:
-    return after.lstrip('\n')
-  return '' if THINK in completion else completion
-
-
-PARTS = {'all': str, 'summary': summary}
-
-
-def part_of(completion: str, part: str) -> str:
-  """The part of a completion that is scored, a name of `PARTS`.
-
-  Raises:
-    ValueError: no such part.
-  """
-  if part not in PARTS:
-    raise ValueError(f'part={part!r} is not one of {", ".join(PARTS)}')
-  return PARTS[part](completion)
-
-
 def reply(text: str) -> str:
   """What a reader is told: the completion without thought and answer tags.
 
@@ -151,6 +126,20 @@ def reply(text: str) -> str:
       return ''
     told = text[max(at, 0) :]
   return told.replace(ANSWER, '').replace(END_ANSWER, '').strip()
+
+
+PARTS = {'all': str, 'summary': reply}
+
+
+def part_of(completion: str, part: str) -> str:
+  """The part of a completion that is scored, a name of `PARTS`.
+
+  Raises:
+    ValueError: no such part.
+  """
+  if part not in PARTS:
+    raise ValueError(f'part={part!r} is not one of {", ".join(PARTS)}')
+  return PARTS[part](completion)
 
 
 EXTRACTORS = {

@@ -86,7 +86,7 @@ def endpoint(
   )
 
   def judge(completion, example):
-    shown = text.summary(completion).strip()
+    shown = text.reply(completion)
     if text.is_empty(shown):
       return 0.0
     given = dict(
