@@ -73,30 +73,49 @@ def lay_out(
   trunk_multiple: int,
   multiple: int,
   longest: tuple[int, int] = (0, 0),
+  usual: tuple[int, int] = (0, 0),
 ) -> Batch:
   """A Batch [Q G C] whose mask is true where the score is read.
 
   The last token is an input, which takes one slot more than a branch to be
-  learned has. Widths are a multiple times 2^k or 3 x 2^k: the texts of a run
-  come in all lengths, and each width is a program.
+  learned has. Widths are `width`'s: the texts of a run come in all lengths, and
+  each width is a program.
 
   Args:
     prompt_ids: Q of them; [] where another process has the row.
     response_ids: [Q][G]; None where there is none: nothing of it is masked.
     trunk_multiple, multiple: of the widths P and C.
     longest: tokens of a prompt and of a response to fit at least.
+    usual: tokens of a prompt and of a response that seldom have more.
   """
   tokens = [len(ids) for ids in prompt_ids]
-  width = _width(max(longest[0], *tokens, 1) - 1, trunk_multiple)
-  trunks = layout.prompts(prompt_ids, multiple=max(width, 1), longest=width + 1)
+  trunk = width(max(longest[0], *tokens, 1) - 1, trunk_multiple, usual[0] - 1)
+  trunks = layout.prompts(prompt_ids, multiple=max(trunk, 1), longest=trunk + 1)
   rows = [[[] if x is None else [*x, 0] for x in row] for row in response_ids]
   most = max(longest[1] + 1, *(len(x) for row in rows for x in row))
-  width = _width(most, multiple)
+  slots = width(most, multiple, usual[1] + 1)
   batch = layout.branches(
-    trunks, rows, max_length=width, multiple=width, longest=width
+    trunks, rows, max_length=slots, multiple=slots, longest=slots
   )
   ends = batch.mask.sum(-1, keepdims=True) - 1
-  return batch.replace(mask=np.arange(width) == ends)
+  return batch.replace(mask=np.arange(slots) == ends)
+
+
+def width(tokens: int, multiple: int, usual: int = 0) -> int:
+  """Slots for so many tokens, 0 for none.
+
+  The smallest multiple times 2^k or 3 x 2^k that fits them; or just what fits
+  `usual`, where that is less and enough: most programs of long completions are
+  for those at their limit.
+  """
+  found = multiple if tokens else 0
+  while found < tokens:
+    found *= 2
+  less = found // 4 * 3
+  if found % (4 * multiple) == 0 and less >= tokens:
+    found = less
+  near = layout.round_up(usual, multiple)
+  return near if tokens <= near < found else found
 
 
 def declare(pol: Policy) -> PyTree:
@@ -150,6 +169,7 @@ class Scorer:
     *,
     parts: tuple[int, int],
     multiples: tuple[int, int],
+    usual: tuple[int, int] = (0, 0),
   ):
     """Compiles nothing yet.
 
@@ -160,9 +180,11 @@ class Scorer:
       facts: what training left in `FILE`.
       parts: how many Q and G are split into, one at a time, if they divide.
       multiples: of P and C.
+      usual: tokens of prompts and responses, see `lay_out`.
     """
     self.policy, self.params, self.reader = pol, params, reader
-    self.facts, self.parts, self.multiples = facts, parts, multiples
+    self.facts, self.parts = facts, parts
+    self.multiples, self.usual = multiples, usual
     self._programs = {}  # by (Q, G)
     least = floor(facts)
     self._or_least = jax.jit(lambda found, no: jnp.where(no, least, found))
@@ -206,6 +228,7 @@ class Scorer:
       trunk_multiple=self.multiples[0],
       multiple=self.multiples[1],
       longest=tuple(longest),
+      usual=self.usual,
     )
     fn, put = self._program(len(rows), len(rows[0]))
     empty = [
@@ -294,7 +317,13 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
     facts,
     parts=(u.minibatches * u.microbatches, u.group_microbatches),
     multiples=(cfg.sample.trunk_multiple, u.length_multiple),
+    usual=(cfg.sample.max_prompt_length, usual_response(cfg)),
   )
+
+
+def usual_response(cfg) -> int:
+  """Tokens of a completion at its limit, and EOS."""
+  return cfg.sample.max_completion_length + 1
 
 
 def abstract(pol: Policy) -> PyTree:
@@ -313,15 +342,6 @@ def _cast(params, dtype, target):
   places = jax.tree.map(lambda x: x.sharding, target)
   fn = functools.partial(cast, dtype=dtype)
   return jax.jit(fn, out_shardings=places)(params)
-
-
-def _width(tokens: int, multiple: int) -> int:
-  """The smallest multiple times 2^k or 3 x 2^k that fits them; 0 for none."""
-  width = multiple if tokens else 0
-  while width < tokens:
-    width *= 2
-  less = width // 4 * 3
-  return less if width % (4 * multiple) == 0 and less >= tokens else width
 
 
 def _there(x):

@@ -125,11 +125,18 @@ def trunk_width(cfg) -> int:
   return layout.round_up(longest, cfg.sample.trunk_multiple)
 
 
-def abstract_batch(cfg, *, minibatches: int) -> Batch:
-  """Shapes of the largest minibatch that a config can make."""
+def abstract_batch(cfg, *, minibatches: int, slots: int = 0) -> Batch:
+  """Shapes of the largest minibatch that a config can make.
+
+  Args:
+    cfg: of the job.
+    minibatches: of a step.
+    slots: C, if not those of a completion at its limit.
+  """
   q = cfg.prompts_per_step // minibatches
   trunk = trunk_width(cfg)
-  shape = (q, cfg.group_size, cfg.sample.max_completion_length)
+  limit = cfg.sample.max_completion_length
+  shape = (q, cfg.group_size, slots if slots else limit)
   tokens, flags, numbers = (
     jax.ShapeDtypeStruct(shape, dtype)
     for dtype in (jnp.int32, jnp.bool_, jnp.float32)

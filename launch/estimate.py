@@ -78,6 +78,7 @@ def compiled(
     times=program.times,
     arguments=memory.argument_size_in_bytes,
     caches=program.caches,
+    unread=program.unread,
     temporaries=memory.temp_size_in_bytes,
     peak=kept
     + memory.output_size_in_bytes
@@ -119,6 +120,7 @@ def _too_large(program, error, seconds):
     times=program.times,
     arguments=arguments,
     caches=program.caches,
+    unread=program.unread,
     temporaries=temporaries,
     peak=arguments + temporaries + program.beside,
     compute=math.inf,

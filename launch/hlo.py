@@ -30,6 +30,7 @@ _CALLED = re.compile(
   r'(\{[^}]*\}|%[\w.\-]+)'
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 _KERNEL = re.compile(r'custom_call_target="tpu_custom_call"')
 
 
@@ -137,19 +138,28 @@ def _instruction(name, rest, line):
   )
 
 
-def _walk(computations, name, times, found, head_dim, *, timed):
+def _walk(computations, name, times, found, head_dim, *, timed, seen=None):
   """Adds `times` runs of a computation.
 
   A fusion's cycles are those of all that is fused: inside, only collectives
   and kernels are still counted.
+
+  A collective that goes on beside other work is written in the fusion that
+  starts it, in those that hide it and in the one that ends it, each time with
+  the same channel: `seen` has the channels of this run.
   """
+  seen = set() if seen is None else seen
   inside = computations[name]
   for ins in inside.values():
     cycles = _CYCLES.search(ins.line)
     kind = ins.opcode.removesuffix('-start')
     if kind in _COLLECTIVES:
-      held = found.collectives
-      held[kind] = held.get(kind, 0.0) + times * _received(ins, inside, kind)
+      channel = _CHANNEL.search(ins.line)
+      if channel is None or channel.group(1) not in seen:
+        held = found.collectives
+        held[kind] = held.get(kind, 0.0) + times * _received(ins, inside, kind)
+      if channel is not None:
+        seen.add(channel.group(1))
     elif timed and cycles:
       found.cycles += times * int(cycles.group(1))
     if ins.opcode == 'custom-call' and _KERNEL.search(ins.line):
@@ -175,7 +185,9 @@ def _walk(computations, name, times, found, head_dim, *, timed):
     else:
       still = timed and not cycles
       for callee in called.get('calls', ()):
-        _walk(computations, callee, times, found, head_dim, timed=still)
+        _walk(
+          computations, callee, times, found, head_dim, timed=still, seen=seen
+        )
 
 
 def _add_kernel(ins, inside, times, found, head_dim):

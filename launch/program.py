@@ -21,6 +21,7 @@ class Program:
     times: how often a step runs it; 0 for once a token.
     beside: bytes on each device that are not among its arguments.
     caches: bytes on each device of its arguments' branch caches.
+    unread: and of those that a run reads a few rows of.
   """
 
   name: str
@@ -29,6 +30,7 @@ class Program:
   times: float
   beside: int = 0
   caches: int = 0
+  unread: int = 0
 
 
 def bytes_of(tree: PyTree) -> int:

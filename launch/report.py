@@ -24,6 +24,7 @@ class Compiled:
     name, times: of the `Program`.
     arguments, temporaries, peak: bytes of HBM.
     caches: those of the arguments that are branch caches.
+    unread: those of which a run reads a few rows.
     seconds: of one run, or of one token's decoding: the longer of `compute` and
       `transfer`.
     compute: seconds of fusions and kernels; infinite, as is `transfer`, where
@@ -40,6 +41,7 @@ class Compiled:
   times: float
   arguments: int
   caches: int
+  unread: int
   temporaries: int
   peak: int
   compute: float
@@ -53,6 +55,11 @@ class Compiled:
   @property
   def seconds(self) -> float:
     return max(self.compute, self.transfer)
+
+  @property
+  def read(self) -> int:
+    """Bytes of the arguments that a run reads."""
+    return self.arguments - self.unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Report:
     if decode is None:
       return 0.0
     given = decode.seconds * self.chip.hbm_bandwidth / self._cores
-    return decode.arguments / given
+    return decode.read / given
 
   @property
   def step_seconds(self) -> float:
@@ -210,7 +217,7 @@ class Report:
     decode = self.of('decode a token')
     if decode is None:
       return 0.0
-    caches, total = decode.caches / decode.arguments, 0.0
+    caches, total = decode.caches / decode.read, 0.0
     for share, tokens in self.decoding:
       read = 1 - caches * (1 - share)
       total += tokens * decode.seconds * read + decode.once

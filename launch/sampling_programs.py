@@ -52,8 +52,13 @@ def of_config(
   else:
     found = _together(cfg, *asked)
   for name, fn, args, times, others in found:
-    caches = bytes_of(args[2].cache) if name == _TOKEN else 0
-    yield Program(name, fn, args, times, beside + bytes_of(others), caches)
+    caches = unread = 0
+    if name == _TOKEN:
+      caches = bytes_of(args[2].cache)
+      # An embedding that is not the head's too.
+      unread = bytes_of(published['embed']) if 'head' in published else 0
+    beside_it = beside + bytes_of(others)
+    yield Program(name, fn, args, times, beside_it, caches, unread)
 
 
 def published_of(pol: Policy, params):

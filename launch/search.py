@@ -1,9 +1,10 @@
 """Which mesh, how many microbatches: those that fit, fastest first.
 
-For each mesh that divides the config's numbers, in the order in which
-arithmetic expects the least traffic between chips, the compiler is asked for
-the fewest parts of a minibatch that fit. The config's rules stay: what lies
-over 'data', 'fsdp' and 'tensor' is not varied, how long those axes are is.
+For each mesh that divides the config's numbers, the config's own first and then
+in the order in which arithmetic expects the least traffic between chips, the
+compiler is asked for the fewest parts of a minibatch that fit. The config's
+rules and its 'context' stay: what lies over 'data', 'fsdp' and 'tensor' is not
+varied, how long those axes are is.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import dataclasses
 import itertools
 import math
 
+from grpo_jax import sharding
 from grpo_jax.models.architecture import Config
 from launch import chips, estimate, report, step_programs
 from launch.report import Report
@@ -73,14 +75,14 @@ def search(
 def candidates(
   cfg, topology: str, *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Layout]:
-  """Meshes that the config's numbers divide over, least traffic first.
+  """Meshes that the config's numbers divide over; its own, then least traffic.
 
   Args:
     cfg, topology: as `search` takes them.
     say: told which are left out, and why.
   """
   chip, devices = chips.of_topology(topology), estimate.devices_of(topology)
-  count, possible = len(devices), []
+  count, possible = len(devices) // cfg.mesh.context, []
   for data, tensor in itertools.product(_divisors(count), _divisors(count)):
     if count % (data * tensor):
       continue
@@ -95,8 +97,9 @@ def candidates(
     if state > chip.usable:
       say(f'{layout}: its state alone is {state / 2**30:.1f} GiB a device')
       continue
-    possible.append((traffic(cfg, pol.model, layout), layout))
-  for _, layout in sorted(possible, key=lambda one: one[0]):
+    other = any(cfg.mesh[a] not in (-1, getattr(layout, a)) for a in _AXES)
+    possible.append((other, traffic(cfg, pol.model, layout), layout))
+  for *_, layout in sorted(possible, key=lambda one: one[:2]):
     yield layout
 
 
@@ -119,20 +122,35 @@ def parts(cfg, mesh: Layout, topology: str) -> Iterator[Layout]:
 def traffic(cfg, model: Config, layout: Layout) -> float:
   """Bytes that a device receives in an update, by arithmetic, in one part.
 
-  Weights [in bf16] are gathered over fsdp for the forward pass, its repetition
-  and the backward pass, and gradients [fp32] are summed; with tensor, each
-  layer sums its two outputs over that axis in both passes and its repetition.
+  What weights and rows lie over is the config's to say (`rules.train`). Weights
+  [in bf16] are gathered over the axes that only their storage is split over,
+  for the forward pass, its repetition and the backward pass, and gradients
+  [fp32] are summed; where products are split, each layer sums its two outputs
+  over their axes in both passes and its repetition.
   """
-  n = step_programs.numbers(cfg)
-  weights = report.in_products(model) / layout.tensor
-  kept = (layout.fsdp - 1) / layout.fsdp
+  sizes = {axis: getattr(layout, axis) for axis in _AXES}
+  sizes['context'] = cfg.mesh.context
+
+  def over(*names):
+    return {a for n in names for a in sharding.axes_of(cfg.rules.train[n])}
+
+  def ways(axes):
+    return math.prod(sizes[axis] for axis in axes)
+
+  products = over('mlp', 'heads')
+  stored = over('embed') - products
+  rows = over('prompts', 'samples', 'positions')
+  weights = report.in_products(model) / ways(products)
+  kept = 1 - 1 / ways(stored)
   gathers = 3 * 2 * weights * kept + 4 * weights * kept
-  sums = 2 * 4 * weights / layout.fsdp * (layout.data - 1) / layout.data
+  copies = ways(rows - stored - products)
+  sums = 2 * 4 * weights / ways(stored) * (1 - 1 / copies)
+  n = step_programs.numbers(cfg)
   tokens = n['prompts'] * (n['group'] * n['completion'] + n['prompt'])
-  tokens /= layout.data * layout.fsdp
-  outputs = 2 * 2 * tokens * model.embed_dim  # bf16, there and back
-  shared = 3 * 2 * model.num_layers * outputs
-  shared *= (layout.tensor - 1) / layout.tensor
+  outputs = (
+    2 * 2 * tokens / ways(rows) * model.embed_dim
+  )  # bf16, there and back
+  shared = 3 * 2 * model.num_layers * outputs * (1 - 1 / ways(products))
   return gathers + sums + shared
 
 

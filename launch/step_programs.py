@@ -211,7 +211,11 @@ def _scoring(cfg, pol, beside):
   count = _reward_models(cfg)
   if not count:
     return
-  u, params, batch = cfg.updates, _scorer(pol), _batch(cfg, pol, minibatches=1)
+  u, params = cfg.updates, _scorer(pol)
+  # Some completion reaches the limit.
+  limit = scorer.usual_response(cfg) + 1
+  slots = scorer.width(limit, u.length_multiple, limit)
+  batch = _batch(cfg, pol, minibatches=1, slots=slots)
   parts = (u.minibatches * u.microbatches, u.group_microbatches)
   score = scorer.program(pol, parts=parts)
   beside -= bytes_of(params)
@@ -252,8 +256,8 @@ def _whole(update):
   return jax.jit(update, donate_argnums=0)
 
 
-def _batch(cfg, pol, *, minibatches):
-  batch = training.abstract_batch(cfg, minibatches=minibatches)
+def _batch(cfg, pol, *, minibatches, slots=0):
+  batch = training.abstract_batch(cfg, minibatches=minibatches, slots=slots)
   return placed(batch, pol.rows('train').of(batch))
 
 

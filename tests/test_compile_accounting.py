@@ -89,6 +89,27 @@ def test_loops_multiply_what_their_bodies_do():
   assert not found.data_loops
 
 
+def test_a_collective_beside_other_work_is_counted_once_a_run():
+  gather = 'all-gather(%p), channel_id={}, dimensions={{0}}'
+  fusions = (('start', 3), ('beside', 3), ('done', 3), ('another', 4))
+  computations = '\n'.join(
+    f'%{name}_async (p: f32[8]) -> bf16[4,8] {{\n'
+    '  %p = f32[8]{0} parameter(0)\n'
+    f'  ROOT %g.{name} = bf16[4,8]{{1,0}} {gather.format(channel)}\n}}\n'
+    for name, channel in fusions
+  )
+  calls = '\n'.join(
+    f'  %{name} = bf16[4,8]{{1,0}} fusion(%x), calls=%{name}_async'
+    for name, _ in fusions
+  )
+  # In the inner loop, which runs 3 x 5 times.
+  text = PROGRAM.replace('%inner_body', f'{computations}\n%inner_body', 1)
+  text = text.replace('  %gathered', f'{calls}\n  %gathered')
+  found = hlo.account(text, head_dim=64)
+  once = 4 * 8 * 2
+  assert found.collectives['all-gather'] == 3 * 5 * (1 + 2) * once
+
+
 def test_attention_kernels_count_the_pairs_that_their_mask_shows():
   # 128 queries see 256 keys but for half of the last 128; 2 rows, 4 heads.
   pairs = 2 * 4 * 128 * (256 - 64)
@@ -180,12 +201,12 @@ def report(**changes):
   program = report_lib.Compiled(
     name='update', times=1, arguments=0, temporaries=0, peak=10, compute=2.0,
     transfer=1.0, flops=0.0, collectives={}, data_loops=0, once=0.0,
-    compile_seconds=0.0, caches=0,
+    compile_seconds=0.0, caches=0, unread=0,
   )  # fmt: skip
   decode = report_lib.Compiled(
-    name='decode a token', times=0, arguments=800, temporaries=0, peak=5,
+    name='decode a token', times=0, arguments=900, temporaries=0, peak=5,
     compute=1.0, transfer=0.0, flops=0.0, collectives={}, data_loops=1,
-    once=0.1, compile_seconds=0.0, caches=400,
+    once=0.1, compile_seconds=0.0, caches=400, unread=100,
   )  # fmt: skip
   chip = chips.Chip(
     name='c', flops=1e9, hbm=20.0, usable=20.0, hbm_bandwidth=1000.0,

@@ -362,6 +362,38 @@ def test_a_wait_without_an_end_ends_and_says_what_was_waited_for():
   assert tells_of_the_end_of(0, ended[1]), ended[1].err
 
 
+def test_a_preemption_notice_before_the_loop_ends_the_job():
+  ended = small(
+    'import os, signal\n'
+    'if me == 1: os.kill(os.getpid(), signal.SIGTERM)\n'
+    'for _ in range(1000): time.sleep(0.1)'
+  )
+  assert ended[1].code == -signal.SIGTERM, ended
+  assert ended[0].code == hosts.LOST, ended
+  assert tells_of_the_end_of(1, ended[0]), ended[0].err
+
+
+BUSY = """
+import jax.numpy as jnp
+long = jax.jit(lambda x: jax.lax.fori_loop(0, 400, lambda _, y: y @ x, x))
+x = jnp.full((600, 600), 1e-3)
+jax.block_until_ready(long(x))
+found = long(x)
+# Named alike by all, whatever is at work.
+agreed = [hosts.agree(n + me, what='a number') for n in range(3)]
+early = not found.is_ready()
+jax.block_until_ready(found)
+print('agreed', agreed, early)
+"""
+
+
+def test_processes_agree_while_their_devices_are_at_work():
+  ended = small(BUSY)
+  assert [done.code for done in ended] == [0, 0], ended
+  for done in ended:
+    assert 'agreed [1, 2, 3] True' in done.out, done.out
+
+
 SAVING = """
 import numpy as np
 from grpo_jax import checkpoints, sharding, structs

@@ -305,8 +305,12 @@ def test_the_score_is_read_at_the_end_of_the_response():
 
 
 def test_widths_are_few_and_a_third_too_wide_at_most():
-  widths = [scorer._width(n, 512) for n in (0, 1, 513, 1025, 1600, 32769)]
+  lengths = (0, 1, 513, 1025, 1600, 32769)
+  widths = [scorer.width(n, 512) for n in lengths]
   assert widths == [0, 512, 1024, 1536, 2048, 49152]
+  # Completions at their limit have a width of their own.
+  widths = [scorer.width(n, 512, 32770) for n in lengths]
+  assert widths == [0, 512, 1024, 1536, 2048, 33280]
 
 
 def test_scores_do_not_depend_on_the_batch_and_its_padding(body):

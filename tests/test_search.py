@@ -5,9 +5,9 @@ import types
 import jax
 import pytest
 
-from configs import modern
+from configs import modern, qwen2_5_7b_r1_zero
 from grpo_jax.models import families
-from launch import estimate, search
+from launch import estimate, report, search
 from launch.search import Layout
 
 SLICE = 'v5e:2x4'
@@ -28,7 +28,7 @@ def test_meshes_come_by_what_they_send_and_those_left_out_are_told(cfg):
   found = list(search.candidates(cfg, SLICE, say=told.append))
   # Heads do not divide over 2, 4 or 8; samples lie with their prompts.
   assert found == [
-    Layout(8, 1, 1), Layout(4, 2, 1), Layout(2, 4, 1), Layout(1, 8, 1),
+    Layout(1, 8, 1), Layout(8, 1, 1), Layout(4, 2, 1), Layout(2, 4, 1),
   ]  # fmt: skip
   assert len(told) == 6 and all('does not divide' in line for line in told)
 
@@ -52,6 +52,24 @@ def test_traffic_is_that_by_hand(cfg):
   assert search.traffic(cfg, model, Layout(8, 1, 1)) == pytest.approx(
     2 * 4 * weights * 7 / 8
   )
+
+
+def test_traffic_follows_what_the_rules_split():
+  c = qwen2_5_7b_r1_zero.get_config()
+  model = families.SIZES['qwen2_5_7b']
+  # In training heads are whole and `tensor` holds weights and prompts as `fsdp`
+  # does: how the two share the chips changes nothing.
+  found = [search.traffic(c, model, Layout(4, *x)) for x in ((8, 2), (16, 1))]
+  assert found[0] == found[1]
+  more = search.traffic(c, model, Layout(64, 1, 1))
+  assert more == pytest.approx(2 * 4 * report.in_products(model) * 63 / 64)
+
+
+def test_the_configs_own_mesh_is_tried_first(cfg):
+  cfg.mesh.update(data=2, fsdp=-1)
+  first, *rest = search.candidates(cfg, SLICE)
+  assert first == Layout(2, 4, 1)
+  assert rest == [Layout(8, 1, 1), Layout(4, 2, 1), Layout(1, 8, 1)]
 
 
 def test_parts_double_prompts_first_and_stay_divisors(cfg):
@@ -83,9 +101,9 @@ def test_the_fastest_that_fits_is_first_and_misfits_are_last(cfg, monkeypatch):
   found = search.search(
     cfg, SLICE, meshes=3, lengths=(0, 0), say=lambda _: None
   )
-  assert [one.mesh['data'] for one in found] == [2, 4, 8]
+  assert [one.mesh['data'] for one in found] == [1, 4, 8]
   assert [one.fits for one in found] == [True, True, False]
   # Nothing is compiled after the fewest parts that fit.
-  assert asked[-3:] == [(2, 1), (2, 2), (2, 4)]
+  assert asked[-3:] == [(4, 1), (4, 2), (4, 4)]
   lines = search.table(found).splitlines()
   assert len(lines) == 4 and lines[3].endswith('does not fit in 16 GiB')
