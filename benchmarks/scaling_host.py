@@ -21,7 +21,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from grpo_jax import (
   config,
-  hosts,
   judging,
   layout,
   metrics,
@@ -123,7 +122,7 @@ def measure(
   held = _rollout(size, tokenizer)
   drawn = itertools.count()
   indices = clock('draw', lambda: asked.indices(next(drawn), size.prompts))
-  here = clock('here', lambda: hosts.here(held.mask, (size.prompts,)))
+  here = clock('here', lambda: sharding.here(held.mask, (size.prompts,)))
   examples = clock('read', lambda: asked.read(indices, here))
   ids = clock('tokenise', lambda: _ids(asked, examples))
   clock('lay out', lambda: _prompts(asked, ids))

@@ -27,10 +27,9 @@ from absl import logging
 import jax
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 import numpy as np
 
-from grpo_jax.structs import Array, PyTree
+from grpo_jax.structs import PyTree
 
 # As `launch.local` sets them; on TPU pods JAX finds its own.
 COORDINATOR, PROCESSES, PROCESS = (
@@ -227,39 +226,6 @@ def wait_for_all(what: str) -> None:
       multihost_utils.sync_global_devices(what)
 
 
-def here(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
-  """Which elements of an array lie on this process's devices, as bools."""
-  found = np.zeros(shape, bool)
-  for index in sharding.addressable_devices_indices_map(shape).values():
-    found[index] = True
-  return found
-
-
-def owned(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
-  """`here`, but of what several processes have, the lowest has it alone."""
-  owner = np.full(shape, jax.process_count())
-  for device, index in sharding.devices_indices_map(shape).items():
-    owner[index] = np.minimum(owner[index], device.process_index)
-  return owner == jax.process_index()
-
-
-def holds(x: Array | np.ndarray) -> np.ndarray:
-  """Which elements this process has, as bools."""
-  if _is_whole(x):
-    return np.ones(x.shape, bool)
-  return here(x.sharding, x.shape)
-
-
-def local(x: Array | np.ndarray) -> np.ndarray:
-  """The elements that this process has; zeros for the others."""
-  if _is_whole(x):
-    return np.asarray(jax.device_get(x))
-  found = np.zeros(x.shape, x.dtype)
-  for shard in x.addressable_shards:
-    found[shard.index] = jax.device_get(shard.data)
-  return found
-
-
 def everywhere(tree: PyTree, *, what: str) -> PyTree:
   """Device arrays as numpy arrays, whole, on every process. For small ones."""
   if not are_several():
@@ -339,9 +305,3 @@ def _end(status):
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
-
-
-def _is_whole(x):
-  if isinstance(x, np.ndarray):
-    return True
-  return x.is_fully_addressable or x.is_fully_replicated

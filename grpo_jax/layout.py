@@ -6,6 +6,7 @@ handful of shapes. Host side and numpy, but for `concatenate` and `append`,
 which put batches together on the device.
 """
 
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -81,6 +82,58 @@ def branches(
     targets=targets,
     mask=mask,
   )
+
+
+def responses(
+  prompt_ids: Sequence[list[int]],
+  response_ids: Sequence[Sequence[list[int] | None]],
+  *,
+  trunk_multiple: int,
+  multiple: int,
+  longest: tuple[int, int] = (0, 0),
+  usual: tuple[int, int] = (0, 0),
+) -> Batch:
+  """A Batch [Q G C] whose mask is true where the score is read.
+
+  The last token is an input, which takes one slot more than a branch to be
+  learned has. Widths are `slots`'s: the texts of a run come in all lengths, and
+  each width is a program.
+
+  Args:
+    prompt_ids: Q of them; [] where another process has the row.
+    response_ids: [Q][G]; None where there is none: nothing of it is masked.
+    trunk_multiple, multiple: of the widths P and C.
+    longest: tokens of a prompt and of a response to fit at least.
+    usual: tokens of a prompt and of a response that seldom have more.
+  """
+  tokens = [len(ids) for ids in prompt_ids]
+  trunk = slots(max(longest[0], *tokens, 1) - 1, trunk_multiple, usual[0] - 1)
+  trunks = prompts(prompt_ids, multiple=max(trunk, 1), longest=trunk + 1)
+  rows = [[[] if x is None else [*x, 0] for x in row] for row in response_ids]
+  most = max(longest[1] + 1, *(len(x) for row in rows for x in row))
+  width = slots(most, multiple, usual[1] + 1)
+  batch = branches(
+    trunks, rows, max_length=width, multiple=width, longest=width
+  )
+  ends = batch.mask.sum(-1, keepdims=True) - 1
+  return batch.replace(mask=np.arange(width) == ends)
+
+
+def slots(tokens: int, multiple: int, usual: int = 0) -> int:
+  """Slots for so many tokens, 0 for none.
+
+  The smallest multiple times 2^k or 3 x 2^k that fits them; or just what fits
+  `usual`, where that is less and enough: most programs of long completions are
+  for those at their limit.
+  """
+  found = multiple if tokens else 0
+  while found < tokens:
+    found *= 2
+  less = found // 4 * 3
+  if found % (4 * multiple) == 0 and less >= tokens:
+    found = less
+  near = round_up(usual, multiple)
+  return near if tokens <= near < found else found
 
 
 def whole_text(ids: list[int]) -> tuple[list[int], list[int]]:

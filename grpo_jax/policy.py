@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from grpo_jax import checkpoints, config, files, hosts, replicas, sharding
+from grpo_jax import checkpoints, config, files, replicas, sharding
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
@@ -72,7 +72,7 @@ class Policy:
     train, sample = self.rows('train'), self.rows('sample')
     graded = jax.ShapeDtypeStruct((prompts, samples), bool)
     trained, sampled = (
-      hosts.here(rows.of(graded), graded.shape) for rows in (train, sample)
+      sharding.here(rows.of(graded), graded.shape) for rows in (train, sample)
     )
     if (trained > sampled).any():
       raise ValueError(

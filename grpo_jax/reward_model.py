@@ -17,6 +17,7 @@ from grpo_jax import (
   config,
   files,
   hosts,
+  layout,
   losses,
   measures,
   policy,
@@ -145,7 +146,7 @@ class Lesson:
 
   def _lay_out(self, rows: Sequence[Row]) -> Batch:
     ids = [self._ids(row) for row in rows]
-    batch = scorer.lay_out(
+    batch = layout.responses(
       [prompt for prompt, _ in ids],
       [responses for _, responses in ids],
       trunk_multiple=self.cfg.sample.trunk_multiple,

@@ -11,7 +11,7 @@ import itertools
 import jax
 import numpy as np
 
-from grpo_jax import hosts, layout, rewards
+from grpo_jax import layout, rewards, sharding
 from grpo_jax.rewards import Completion
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 from grpo_jax.tasks import Example
@@ -102,7 +102,7 @@ def samples(
   """
   here, numbers = (
     f(advantages).reshape(*advantages.shape[:2], -1)[:, :, 0]
-    for f in (hosts.holds, hosts.local)
+    for f in (sharding.holds, sharding.local)
   )
   rows = (
     {
@@ -272,8 +272,8 @@ def read_texts(
     decode: token ids -> text.
     stop_ids: ids that end a completion.
   """
-  targets, mask = hosts.local(rollout.targets), hosts.local(rollout.mask)
-  here = hosts.holds(rollout.mask)[:, :, 0]
+  targets, mask = sharding.local(rollout.targets), sharding.local(rollout.mask)
+  here = sharding.holds(rollout.mask)[:, :, 0]
   # Of the rows here alone: others may be a thousand times as many.
   lengths, finished = np.zeros(here.shape, int), np.zeros(here.shape, bool)
   lengths[here] = mask[here].sum(-1)

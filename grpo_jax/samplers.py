@@ -8,6 +8,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from grpo_jax import continuous, programs, sampling, seating_replay, sharding
+from grpo_jax import seats as seats_lib
 from grpo_jax.models import transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import (
@@ -149,27 +150,25 @@ class _Bound:
 
     def begin(prompts, key, first, limits, max_length):
       keys = sampling.row_keys(key, limits.shape, first)
-      return rows(
-        continuous.begin(prompts, keys, limits, max_length=max_length)
-      )
+      return rows(seats_lib.begin(prompts, keys, limits, max_length=max_length))
 
     def trunks(trunk, prompts):
-      trunk = continuous.trunks(trunk, prompts, ways=ways)
+      trunk = seats_lib.trunks(trunk, prompts, ways=ways)
       return jax.lax.with_sharding_constraint(
         trunk, trunk_shardings(self.policy)
       )
 
     def empty(count, width, capacity):
-      state = continuous.empty(count, width, capacity, **self.cache)
+      state = seats_lib.empty(count, width, capacity, **self.cache)
       return self._placed(state)
 
     def move(state, capacity, sources, oldest):
       return self._placed(
-        continuous.move(state, sources, oldest, capacity=capacity, ways=ways)
+        seats_lib.move(state, sources, oldest, capacity=capacity, ways=ways)
       )
 
     def sit(state, known, prompts, samples, fresh):
-      state, keys = continuous.sit(
+      state, keys = seats_lib.sit(
         state, known, prompts, samples, fresh, ways=ways
       )
       return self._placed(state), rows(keys)
@@ -179,7 +178,7 @@ class _Bound:
       return self._placed(state), self._everywhere((state.done, state.t))
 
     def collect(found, state, seats):
-      return rows(continuous.collect(found, state, seats, ways=ways))
+      return rows(seats_lib.collect(found, state, seats, ways=ways))
 
     def finish(found, prompts):
       inputs = sampling.inputs(prompts, found.targets)

@@ -15,7 +15,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from grpo_jax import hosts
 from grpo_jax.models.params import is_param, name
 from grpo_jax.structs import Array, has_samples, PyTree
 
@@ -169,12 +168,12 @@ class Rows:
 
   def here(self, count: int) -> np.ndarray:
     """Which of so many prompts have a device in this process, [Q] bools."""
-    return hosts.here(self.of(jax.ShapeDtypeStruct((count,), bool)), (count,))
+    return here(self.of(jax.ShapeDtypeStruct((count,), bool)), (count,))
 
   def owned(self, count: int) -> np.ndarray:
     """Which of so many prompts are this process's to judge, [Q] bools."""
     sharding = self.of(jax.ShapeDtypeStruct((count,), bool))
-    return hosts.owned(sharding, (count,))
+    return owned(sharding, (count,))
 
   def put(self, tree: PyTree) -> PyTree:
     """Host arrays to global device arrays; rows of others are not read."""
@@ -192,6 +191,39 @@ def put(x: np.ndarray | np.generic, sharding: NamedSharding) -> Array:
   # Piece by piece, by name: `jax.make_array_from_callback` counts as implicit.
   parts = jax.device_put([x[i] for i in places.values()], list(places))
   return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+
+def here(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
+  """Which elements of an array lie on this process's devices, as bools."""
+  found = np.zeros(shape, bool)
+  for index in sharding.addressable_devices_indices_map(shape).values():
+    found[index] = True
+  return found
+
+
+def owned(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:
+  """`here`, but of what several processes have, the lowest has it alone."""
+  owner = np.full(shape, jax.process_count())
+  for device, index in sharding.devices_indices_map(shape).items():
+    owner[index] = np.minimum(owner[index], device.process_index)
+  return owner == jax.process_index()
+
+
+def holds(x: Array | np.ndarray) -> np.ndarray:
+  """Which elements this process has, as bools."""
+  if _is_whole(x):
+    return np.ones(x.shape, bool)
+  return here(x.sharding, x.shape)
+
+
+def local(x: Array | np.ndarray) -> np.ndarray:
+  """The elements that this process has; zeros for the others."""
+  if _is_whole(x):
+    return np.asarray(jax.device_get(x))
+  found = np.zeros(x.shape, x.dtype)
+  for shard in x.addressable_shards:
+    found[shard.index] = jax.device_get(shard.data)
+  return found
 
 
 def of_one_layer(shardings: PyTree) -> PyTree:
@@ -239,3 +271,9 @@ def opt_state_shardings(
 
 def _ways(mesh, entry):
   return math.prod(mesh.shape[axis] for axis in axes_of(entry))
+
+
+def _is_whole(x):
+  if isinstance(x, np.ndarray):
+    return True
+  return x.is_fully_addressable or x.is_fully_replicated

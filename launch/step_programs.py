@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from grpo_jax import (
   config,
   critic,
+  layout,
   offload,
   policy,
   programs,
@@ -214,7 +215,7 @@ def _scoring(cfg, pol, beside):
   u, params = cfg.updates, _scorer(pol)
   # Some completion reaches the limit.
   limit = scorer.usual_response(cfg) + 1
-  slots = scorer.width(limit, u.length_multiple, limit)
+  slots = layout.slots(limit, u.length_multiple, limit)
   batch = _batch(cfg, pol, minibatches=1, slots=slots)
   parts = (u.minibatches * u.microbatches, u.group_microbatches)
   score = scorer.program(pol, parts=parts)

@@ -443,8 +443,9 @@ target = jax.tree.map(
   state(0))
 with checkpoints.Checkpoints(path, keep_last=2) as saver:
   step, found, extra = saver.restore(target)
-equal = (hosts.local(found.params['w']) == hosts.local(state(1).params['w']))
-print(step, extra, equal.all(), hosts.local(found.step))
+one, other = (sharding.local(x.params['w']) for x in (found, state(1)))
+equal = one == other
+print(step, extra, equal.all(), sharding.local(found.step))
 """
 
 

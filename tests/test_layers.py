@@ -28,7 +28,7 @@ LAYERS = {
     'metrics', 'checkpoints', 'tasks.*', 'preferences', 'alpaca.contests',
   ],
   3: [
-    'sampling', 'rollout', 'runs', 'continuous',
+    'sampling', 'rollout', 'runs', 'continuous', 'seats',
   ],
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',

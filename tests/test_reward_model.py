@@ -17,6 +17,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   batched_rewards,
+  layout,
   losses,
   measures,
   pairs,
@@ -293,7 +294,7 @@ def body():
 
 
 def test_the_score_is_read_at_the_end_of_the_response():
-  batch = scorer.lay_out(
+  batch = layout.responses(
     [[5, 6, 7], [8]], [[[1, 2], [3]], [None, [1, 2, 3, 4]]],
     trunk_multiple=2, multiple=2,
   )  # fmt: skip
@@ -306,10 +307,10 @@ def test_the_score_is_read_at_the_end_of_the_response():
 
 def test_widths_are_few_and_a_third_too_wide_at_most():
   lengths = (0, 1, 513, 1025, 1600, 32769)
-  widths = [scorer.width(n, 512) for n in lengths]
+  widths = [layout.slots(n, 512) for n in lengths]
   assert widths == [0, 512, 1024, 1536, 2048, 49152]
   # Completions at their limit have a width of their own.
-  widths = [scorer.width(n, 512, 32770) for n in lengths]
+  widths = [layout.slots(n, 512, 32770) for n in lengths]
   assert widths == [0, 512, 1024, 1536, 2048, 33280]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax import continuous, layout, logprobs, samplers, sampling
+from grpo_jax import layout, logprobs, samplers, sampling, seats
 from grpo_jax.models import transformer
 from grpo_jax.structs import Prompts
 
@@ -293,7 +293,7 @@ def test_unused_prompt_padding_changes_no_logprob(model, params):
 
 @pytest.mark.parametrize('dtype', ['float32', 'int8'])
 def test_caches_grow_layer_by_layer_and_old_ones_are_given_up(dtype):
-  state = continuous.empty(2, 3, 4, cache_shape=(3, 2, 8), dtype=dtype)
+  state = seats.empty(2, 3, 4, cache_shape=(3, 2, 8), dtype=dtype)
   filled = jax.tree.map(
     lambda x: jnp.arange(x.size).reshape(x.shape).astype(x.dtype), state
   )
