@@ -75,12 +75,13 @@ class Job:
   written: tuple[str, ...]  # those of them that it writes to
 
 
-def for_workers(job: Sequence[str], *, must_be_on_bucket: bool = False) -> Job:
+def for_workers(job: Sequence[str], *, restarts: str = '') -> Job:
   """The job with paths for the addresses in its arguments.
 
   Args:
     job: the user's words.
-    must_be_on_bucket: refuse a workdir that is lost with its machine.
+    restarts: what starts the job again on other machines, as --watch: a workdir
+      that is lost with its machine is refused.
 
   Raises:
     ValueError: a bucket that cannot exist, a path that leaves it, or a workdir
@@ -92,10 +93,10 @@ def for_workers(job: Sequence[str], *, must_be_on_bucket: bool = False) -> Job:
     path = functools.partial(_path, flag=flag, found=found)
     argv.append(_ADDRESS.sub(path, argument))
     buckets += found
-  if must_be_on_bucket and not by_flag.get('workdir'):
+  if restarts and not by_flag.get('workdir'):
     raise ValueError(
-      '--watch needs a job with --workdir=gs://BUCKET/...: the disk of a pod '
-      'is lost with it, and the job could not go on'
+      f'{restarts} needs a job with --workdir=gs://BUCKET/...: the disk of a '
+      'machine is lost with it, and the job could not go on'
     )
   written = [b for flag in _WRITTEN for b in by_flag.get(flag, [])]
   return Job(

@@ -1,9 +1,9 @@
 """Trials of a sweep on a TPU pod or through GKE, by the tools for these.
 
 On a pod one trial runs after the other, each watched to its end (and started
-again after a preemption); GKE is given all of them and queues
-them. Where the workdir is on a bucket, a trial that is finished runs again and
-finds nothing to do.
+again after a preemption); where its workdir is on a bucket, a trial that is
+finished runs again and finds nothing to do. GKE is given all that it does not
+have yet, and those that failed there, and queues them.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def command(trial: Trial, where: str, given: list[str]) -> list[str]:
   if where == 'gke':
     if any(x.partition('=')[0] == '--workload' for x in given):
       raise ValueError('--launch_args has a --workload; each trial has its own')
-    own = [f'--workload={workload(trial)}']
+    own = [f'--workload={workload(trial)}', '--unless_there']
   module, verb = TOOLS[where]
   tool = [sys.executable, '-m', module, verb, *own, *given]
   # Its hosts are processes of one job.

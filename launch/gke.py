@@ -63,6 +63,13 @@ flags.DEFINE_enum(
   'In the queue of the cluster.',
   **_OURS,
 )
+flags.DEFINE_bool(
+  'unless_there',
+  False,
+  'create: not again where it waits, runs or has succeeded; where it failed, '
+  'in its place.',
+  **_OURS,
+)
 flags.DEFINE_string('worker', '0', 'logs: 0 or all.', **_OURS)
 flags.DEFINE_bool('dry_run', False, 'Print the commands only.', **_OURS)
 
@@ -91,13 +98,20 @@ def attach(sh, job):
 
 def create(sh, job):
   """Submits the job."""
-  job = bucket.for_workers(job)
+  again = FLAGS.max_restarts
+  restarts = f'--max_restarts={again} (0 for none)' if again else ''
+  job = bucket.for_workers(job, restarts=restarts)
   names.checked('accelerator_type', FLAGS.tpu_type, flag='tpu_type')
   for flag in ('slices', 'save_seconds'):
     if FLAGS[flag].value < 1:
       raise ValueError(f'--{flag}={FLAGS[flag].value} is not positive')
   if FLAGS.max_restarts < 0:
     raise ValueError(f'--max_restarts={FLAGS.max_restarts} is negative')
+  if FLAGS.unless_there and (listed := _listed(sh)):
+    if 'failed' not in listed.lower():
+      sh.say(f'not submitted again: {listed}')
+      return
+    delete(sh, job)
   command = _command(job.argv, install=not FLAGS.image)
   if FLAGS.image:
     names.checked('image', FLAGS.image)
@@ -180,6 +194,14 @@ def _run(argv):
   names.checked('extras', FLAGS.extras)
   facts = dict(project=FLAGS.project, zone=FLAGS.zone)
   command(shell.Shell(FLAGS.dry_run, facts), job)
+
+
+def _listed(sh):
+  """The workload's line of xpk's list, '' where there is none."""
+  # A pattern to xpk, so longer names are listed too.
+  lines = sh.ask([*_xpk('list'), f'--filter-by-job={FLAGS.workload}'], dry='')
+  rows = (text for text in lines.splitlines() if text.split())
+  return next((x for x in rows if x.split()[0] == FLAGS.workload), '')
 
 
 def _xpk(verb):

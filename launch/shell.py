@@ -104,9 +104,10 @@ class Failed(Exception):
   'network' may pass; 'missing' answers a question; others need the user.
   """
 
-  def __init__(self, message: str, kind: str = ''):
+  def __init__(self, message: str, kind: str = '', printed: str = ''):
+    """`printed`: what a command that was asked said before it failed."""
     super().__init__(message)
-    self.kind = kind
+    self.kind, self.printed = kind, printed
 
   @property
   def passing(self) -> bool:
@@ -214,7 +215,8 @@ class Shell:
         f'{argv[0]} is not installed or not on PATH: {remedy}', 'setup'
       ) from None
     if process.returncode:
-      raise self._explained(argv, process.returncode, said)
+      error = self._explained(argv, process.returncode, said)
+      raise Failed(str(error), error.kind, printed)
     return printed
 
   def _explained(self, argv, code, said):

@@ -43,6 +43,7 @@ _SIGTERM, _SIGABRT = 128 + 15, 128 + 6  # the former made a job save
 # Where nothing else is told, nobody failed by itself. JAX aborts too where
 # another process is gone.
 _INTERRUPTED = {_GONE, _SIGTERM, _SIGABRT, worker.LOST}
+_STEADY = 1800.0  # seconds after which an attempt was no failure to start
 _MISSED = 5  # polls in a row until machines that do not answer are gone
 
 # Of its own: the job's flags and those of other launchers stay out of it.
@@ -99,7 +100,7 @@ def setup(sh, pod, job):
 
 def run(sh, pod, job):
   """Starts the job, and stays with it if asked to."""
-  job = bucket.for_workers(job, must_be_on_bucket=FLAGS.watch)
+  job = bucket.for_workers(job, restarts='--watch' if FLAGS.watch else '')
   if not FLAGS.watch:
     _launch(sh, pod, job)
     sh.say(f'the job runs on {pod.name}; `logs` follows it, `stop` ends it')
@@ -234,8 +235,9 @@ def _launch(sh, pod, job, *, anew=False):
 
 def _watch(sh, pod, job):
   """Starts the job and stays until it ends, over preemptions."""
-  anew = False
-  for attempt in range(FLAGS.retries + 1):
+  anew, attempt = False, 0
+  while True:
+    begun = time.monotonic()
     try:
       _launch(sh, pod, job, anew=anew)
       sh.say(f'watching {pod.name}; Ctrl-C stops watching, not the job')
@@ -244,6 +246,8 @@ def _watch(sh, pod, job):
     except shell.Failed as error:
       if not error.passing:
         raise
+      if time.monotonic() - begun > _STEADY:
+        attempt = 0
       if attempt == FLAGS.retries:
         raise shell.Failed(
           f'gave up after {FLAGS.retries} retries: {error}'
@@ -251,6 +255,7 @@ def _watch(sh, pod, job):
       wait = shell.waiting(attempt, seconds=FLAGS.retry_seconds)
       sh.say(f'{error}; starting again in {wait:g} s')
       sh.sleep(wait)
+      attempt += 1
       anew = error.kind == 'preempted'
 
 
@@ -265,13 +270,16 @@ def _until_end(sh, pod):
     except shell.Failed as error:
       if error.kind != 'network':
         raise
-      reports = []
+      # gcloud fails as a whole where one of many does not answer.
+      reports = worker.parse(error.printed)
     expected = max(expected, len(reports), 1)
     missed = missed + 1 if len(reports) < expected else 0
     if missed == _MISSED:
+      # Where none does, it is as well this machine's own way to them.
       raise shell.Failed(
-        f'{len(reports)} of {expected} workers of {pod.name} answer',
-        'preempted',
+        f'{len(reports)} of {expected} workers of {pod.name} answer, and '
+        f'Google calls it {queued.ACTIVE}',
+        'preempted' if reports else 'network',
       )
     if not missed and not any(one.state == 'running' for one in reports):
       _judge(sh, pod, reports)

@@ -113,7 +113,8 @@ def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
   )
   return script(
     'exec 9>>lock',
-    'if ! flock --nonblock 9; then '
+    # `report` holds it for a moment.
+    'if ! flock --timeout 5 9; then '
     f'if [ "$(cat job 2>/dev/null)" = {identity(job)} ]; then '
     f'echo "$(hostname): started"; exit; fi; {_RUNNING}; fi',
     'rm -f exit stopped pid',
@@ -127,11 +128,13 @@ def start(job: Sequence[str], *, environment: Mapping[str, str]) -> str:
 def report() -> str:
   """One line a worker, for `parse`."""
   return script(
+    # First: a job leaves its exit status before it lets go of the lock.
+    'held=; flock --nonblock lock true || held=yes',
     'job=$(cat job 2>/dev/null || echo -)',
     'code=$(cat exit 2>/dev/null || echo -)',
     'if [ "$code" != - ]; then '
     'if [ -e stopped ]; then state=stopped; else state=exit; fi; '
-    'elif ! flock --nonblock lock true; then state=running; '
+    'elif [ -n "$held" ]; then state=running; '
     'elif [ -e job ]; then state=lost; else state=none; fi',
     'echo "worker $(hostname) $state $code $job"',
   )

@@ -457,6 +457,46 @@ def test_workers_that_do_not_answer_for_long_are_made_again(cloud, capsys):
   assert 'retries: 1 of 2 workers of r1 answer' in capsys.readouterr().err
 
 
+LOST = 'ssh: connect to host 1.2.3.4 port 22: Connection timed out'
+
+
+def test_where_no_worker_answers_this_machine_the_pod_is_left_alone(
+  cloud, capsys
+):
+  misses = tpu_pod._MISSED
+  cloud.states('NONE', *(misses + 3) * ['ACTIVE'])
+  cloud.reports('running -, running -')
+  for _ in range(misses + 1):
+    cloud.answers('echo "worker', err=LOST, code=1)
+  assert pod('run', '--watch', '--retries=1', *NEW, job=JOB) == 1
+  assert cloud.verbs().count('create') == 1
+  assert 'delete' not in cloud.verbs()
+  told = 'error: gave up after 1 retries: the workers do not answer over ssh'
+  assert told in capsys.readouterr().err
+
+
+def test_those_that_answer_count_where_gcloud_fails_over_another(cloud, capsys):
+  misses = tpu_pod._MISSED
+  cloud.states('NONE', *(misses + 2) * ['ACTIVE'])
+  cloud.reports('running -, running -')
+  one = 'worker t1v-w-0 running - abc0\n'
+  for _ in range(misses):
+    cloud.answers('echo "worker', out=one, err=LOST, code=1)
+  assert pod('run', '--watch', '--retries=0', *NEW, job=JOB) == 1
+  assert 'retries: 1 of 2 workers of r1 answer' in capsys.readouterr().err
+
+
+def test_retries_begin_anew_once_a_job_has_run_for_long(cloud, monkeypatch):
+  monkeypatch.setattr(tpu_pod, '_STEADY', 0.0)
+  for _ in range(3):
+    cloud.states('ACTIVE', 'ACTIVE', 'ACTIVE')
+    cloud.reports('none -', 'exit 143')
+  cloud.states('ACTIVE', 'ACTIVE', 'ACTIVE')
+  cloud.reports('none -', 'exit 0')
+  assert pod('run', '--watch', '--retries=1', job=JOB) == 0
+  assert cloud.verbs().count('start') == 4
+
+
 def test_watching_gives_up_after_its_retries(cloud, capsys):
   for _ in range(3):
     cloud.states('NONE')
@@ -676,6 +716,43 @@ def test_gke_shows_and_deletes_one_workload(cloud):
     'batch.kubernetes.io/job-completion-index=0'
   )
   assert all_logs[2] == name
+
+
+# As xpk prints them; the filter is a pattern, so other names come too.
+LISTED = """[XPK] Starting xpk
+Jobset Name   Created Time        Priority  Status    Status Message
+w1-b          2026-1-1T1:00:00Z   medium    Finished  JobSet failed
+w1            2026-1-1T1:00:00Z   medium    {}
+"""
+
+
+@pytest.mark.parametrize(
+  'row, verbs',
+  [
+    ('Admitted  Admitted by ClusterQueue cluster-queue', ['list']),
+    ('Finished  JobSet finished successfully', ['list']),
+    ('Finished  JobSet failed', ['list', 'delete', 'create']),
+    (None, ['list', 'create']),
+  ],
+)
+def test_gke_does_not_submit_what_is_there_unless_it_failed(cloud, row, verbs):
+  listed = LISTED.format(row) if row else LISTED.replace('\nw1 ', '\nw2 ')
+  cloud.answers('workload list', out=listed)
+  argv = ['gke', 'create', *GKE, '--tpu_type=v5p-8', '--unless_there']
+  assert gke.main([*argv, '--', *JOB]) == 0
+  assert [call[2] for call in cloud.calls()] == verbs
+
+
+def test_gke_restarts_no_job_whose_workdir_is_lost_with_its_machine(
+  cloud, capsys
+):
+  argv = ['gke', 'create', *GKE, '--tpu_type=v5p-8']
+  job = ['--', *JOB[:-1], '--workdir=runs/r1']
+  assert gke.main([*argv, *job]) == 2
+  told = 'error: --max_restarts=20 (0 for none) needs a job with --workdir=gs'
+  assert capsys.readouterr().err.startswith(told)
+  assert cloud.calls() == []
+  assert gke.main([*argv, '--max_restarts=0', *job]) == 0
 
 
 @pytest.mark.parametrize('module', ['tpu_pod', 'gke'])

@@ -575,7 +575,8 @@ def test_on_gke_each_trial_is_a_workload_with_a_valid_name(write, capsys):
   for line, seed in zip(lines, (1, 2), strict=True):
     assert line[1:4] == ['-m', 'launch.gke', 'create']
     assert re.fullmatch('--workload=sweep-my-sweep-[0-9a-f]{8}', line[4])
-    assert line[5:9] == ['--cluster=c', '--', 'python', '-m']
+    assert line[5:7] == ['--unless_there', '--cluster=c']
+    assert line[7:10] == ['--', 'python', '-m']
     assert line[-2:] == [
       f'--workdir=gs://bucket/My_Sweep/seed={seed}', '--distributed',
     ]  # fmt: skip
