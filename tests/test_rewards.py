@@ -4,12 +4,15 @@ import math
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import time
 import types
 
 from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
+import tiny
 
 from configs import base
 from grpo_jax import questions, rewards, tasks
@@ -351,6 +354,36 @@ def test_infinite_reward_scores_zero_and_is_counted():
   )
   np.testing.assert_array_equal(graded['endless'], [[0.0]])
   assert rewards.faults()['endless/raised'] == 1
+
+
+HANGING = """
+import threading
+from types import SimpleNamespace
+from grpo_jax import rewards
+
+def hangs(completion, example):
+  if completion == 'hangs':
+    threading.Event().wait()
+  return 1.0
+
+# More of them than there are threads.
+row = ['hangs', 'right'] * 20
+asked = [SimpleNamespace(prompt='what?')]
+found = rewards.grade([row], asked, {'mine': hangs}, patience=0.1, limit=0.5)
+print(found['mine'].tolist() == [[0.0, 1.0] * 20], rewards.faults())
+"""
+
+
+def test_a_reward_that_hangs_is_named_and_scores_zero_and_the_job_ends():
+  done = subprocess.run(
+    [sys.executable, '-c', HANGING],
+    cwd=tiny.REPO, capture_output=True, text=True, timeout=60,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "True Counter({'mine/late': 20})\n"
+  told = "mine/late: not done after 0.5 s, the answer to 'what?'; graded 0"
+  assert done.stderr.count(told) == 1
+  assert re.search(r"awaited: mine: 3\d of 40, the first to 'what", done.stderr)
 
 
 def test_ragged_groups_are_refused():

@@ -4,8 +4,9 @@ Stage 5 of a step: `grade` applies every reward function to every completion,
 `combine` turns the components into the reward that advantages are made of.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import functools
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from grpo_jax.rewards.calls import in_threads
 from grpo_jax.rewards.completion import PlainTextError
 from grpo_jax.rewards.fault_counts import record
 
@@ -28,6 +30,7 @@ def grade(
   fns: Mapping[str, Callable[[str, Any], float | None]],
   *,
   patience: float = 5.0,
+  limit: float = 600.0,
 ) -> dict[str, np.ndarray]:
   """Every reward of every completion.
 
@@ -41,6 +44,8 @@ def grade(
     examples: Q examples.
     fns: reward functions by name.
     patience: seconds after which the log names what is awaited.
+    limit: seconds after which a call is given up: it scores 0, counted and
+      logged once. Less than other processes wait for this one.
 
   Returns:
     name -> [Q G] float32, in the order of the completions.
@@ -62,20 +67,42 @@ def grade(
     for completion in group
   ]
   shape = (len(completions), group_size)
-  with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-    columns = {
-      name: [pool.submit(_guarded(name, fn), *pair) for pair in pairs]
-      for name, fn in fns.items()
-    }
-    try:
-      _name_awaited(columns, pairs, patience)
-      # In the order of the pairs, whatever finished first.
-      return {
-        name: np.array([f.result() for f in column], np.float32).reshape(shape)
-        for name, column in columns.items()
-      }
-    finally:
-      pool.shutdown(wait=False, cancel_futures=True)
+  calls = [
+    functools.partial(_guarded(name, fn), *pair)
+    for name, fn in fns.items()
+    for pair in pairs
+  ]
+  names = list(fns)
+
+  def waiting(left):
+    rows = collections.defaultdict(list)
+    for i in left:
+      rows[names[i // len(pairs)]].append(i % len(pairs))
+    listing = '; '.join(
+      f'{name}: {len(own)} of {len(pairs)}, the first to '
+      f'{str(pairs[own[0]][1].prompt)[:60]!r}'
+      for name, own in rows.items()
+    )
+    logging.getLogger(__name__).warning(
+      'grading is not done after %s s; awaited: %s', patience, listing
+    )
+
+  def late(i):
+    prompt = str(pairs[i % len(pairs)][1].prompt)[:60]
+    told = f'not done after {limit:g} s, the answer to {prompt!r}; graded 0'
+    record(f'{names[i // len(pairs)]}/late', told)
+    return 0.0
+
+  found = in_threads(
+    calls,
+    threads=_THREADS,
+    patience=patience,
+    waiting=waiting,
+    limit=limit,
+    late=late,
+  )
+  columns = np.array(found, np.float32).reshape(len(names), *shape)
+  return dict(zip(names, columns, strict=True))
 
 
 def combine(
@@ -127,28 +154,6 @@ def combine(
     total = np.where(opened == 1.0, total, np.float32(0.0))
     total = np.where(np.isnan(opened), np.float32(np.nan), total)
   return float(total) if shape == () else np.array(total, np.float32)
-
-
-def _name_awaited(
-  columns: Mapping[str, list[Future]], pairs: list, patience: float
-):
-  """Waits so long for all, then logs what is left and waits no more."""
-  everything = [future for column in columns.values() for future in column]
-  if not wait(everything, timeout=patience).not_done:
-    return
-  left = {
-    name: [i for i, future in enumerate(column) if not future.done()]
-    for name, column in columns.items()
-  }
-  listing = '; '.join(
-    f'{name}: {len(rows)} of {len(pairs)}, the first to '
-    f'{str(pairs[rows[0]][1].prompt)[:60]!r}'
-    for name, rows in left.items()
-    if rows
-  )
-  logging.getLogger(__name__).warning(
-    'grading is not done after %s s; awaited: %s', patience, listing
-  )
 
 
 def _guarded(name: str, fn):
