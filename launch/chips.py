@@ -7,6 +7,7 @@ of a device's memory is what the TPU compiler says when one does not fit
 """
 
 import dataclasses
+import re
 
 _GIB, _GB, _TERA = 2**30, 1e9, 1e12
 
@@ -73,9 +74,15 @@ CHIPS = {
 }
 
 
+def slices_of(topology: str) -> tuple[int, str]:
+  """How many slices, and each one's name: 2, 'v5p:4x4x4' of '2xv5p:4x4x4'."""
+  count, name = re.fullmatch(r'(?:(\d+)x)?(.*)', topology).groups()
+  return int(count or 1), name
+
+
 def of_topology(topology: str) -> Chip:
   """The chip of 'v5p:4x4x4'; ValueError for one that is not in the table."""
-  name = topology.partition(':')[0]
+  name = slices_of(topology)[1].partition(':')[0]
   if name not in CHIPS:
     raise ValueError(
       f'topology {topology!r}: no chip {name!r}; there are {", ".join(CHIPS)}, '

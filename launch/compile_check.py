@@ -42,7 +42,10 @@ from launch import estimate, search
 _CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 
 _topology = flags.DEFINE_string(
-  'topology', '', 'TPU slice, as in v5p:4x4x4; default: launch.topology'
+  'topology',
+  '',
+  'TPU slice, as in v5p:4x4x4, or several, as in 2xv5p:4x4x4; default: '
+  'launch.topology',
 )
 _mean = flags.DEFINE_integer(
   'mean_length',

@@ -28,21 +28,22 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
 
 
 def devices_of(topology: str) -> list:
-  """The devices of a slice, for the compiler.
+  """The devices of a slice, or of several ('2xv5p:4x4x4'), for the compiler.
 
   Raises:
     ValueError: no such slice, or libtpu is not installed.
   """
   chips.of_topology(topology)
+  count, name = chips.slices_of(topology)
   try:
     return topologies.get_topology_desc(
-      platform='tpu', topology_name=topology
+      platform='tpu', topology_name=name, num_slices=count
     ).devices
   except Exception as error:  # of several kinds, by version
     reason = ' '.join(str(error).split())[:200]
     raise ValueError(
       f"topology {topology!r}: {reason}; names are as in 'v5e:4x4' or "
-      "'v5p:4x4x4', and libtpu is needed: pip install -e '.[tpu]'"
+      "'2xv5p:4x4x4', and libtpu is needed: pip install -e '.[tpu]'"
     ) from None
 
 

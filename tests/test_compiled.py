@@ -44,15 +44,31 @@ def run(*command):
   return done
 
 
+def test_two_slices_compile_and_lie_along_data():
+  done = run(
+    *('-m', 'launch.compile_check', '--config=configs/quickstart_tpu.py'),
+    *('--topology=2xv5e:2x2', '--config.mesh.data=2'),
+  )
+  assert done.stdout.startswith('2xv5e:2x2: 8 devices, mesh data 2 x fsdp 4')
+  # Gradients are summed over the slices.
+  update = re.search(r'^  update +(.*)$', done.stdout, re.M).group(1)
+  assert 'all-reduce' in update
+
+
 MESHES = """
+import numpy as np
 from launch import compile_check, estimate
 from grpo_jax import sharding
 for topology, shape in (
   ('v5p:4x4x4', dict(data=2, fsdp=32)), ('v5p:4x4x4', dict(data=4, fsdp=16)),
   ('v5e:4x4', dict(data=2, fsdp=4, tensor=2)),
+  ('2xv5p:2x2x2', dict(data=4, fsdp=4)),
 ):
   mesh = sharding.make_mesh(shape, estimate.devices_of(topology))
   assert len(set(mesh.devices.flat)) == mesh.size
+  # A slice has whole rows of `data`.
+  of = np.vectorize(lambda d: getattr(d, 'slice_index', 0))(mesh.devices)
+  assert (of == of[:, :1, :1, :1]).all()
   print(*mesh.devices.shape)
 """
 

@@ -377,6 +377,9 @@ def test_the_real_recipe_has_the_papers_numbers():
   assert abs(zero.sample.early_steps * 16 - 8200) < 16
   assert zero.sample.max_completion_length == 32_768
   assert zero.sample.early_completion_length * 2 == 32_768
+  # B.4.1 for this size, 3.2.1 for the others.
+  rates = [steps[s].cfg.optimizer.learning_rate for s in ('zero', 'dev2', 'r1')]
+  assert rates == [2e-6, 3e-6, 3e-6]
   assert r1.sample.temperature == 0.7
   assert r1.steps * 16 == pytest.approx(1700, abs=16)
   parts = r1.task.parts
@@ -384,6 +387,18 @@ def test_the_real_recipe_has_the_papers_numbers():
   assert steps['helpful'].cfg.optimizer.learning_rate == 6e-6
   sft = steps['dev3'].cfg
   assert (sft.sft.batch_size, sft.optimizer.learning_rate) == (128, 5e-5)
+
+
+def test_the_tiny_recipe_has_what_its_docstring_takes_from_the_paper():
+  steps = recipes.load('configs/r1/tiny.py', 'runs').steps
+  zero, r1 = steps['zero'].cfg, steps['r1'].cfg
+  assert zero.sample.max_completion_length == (
+    2 * zero.sample.early_completion_length
+  )
+  assert zero.sample.early_steps / zero.steps == pytest.approx(8.2 / 10.4, 0.02)
+  assert zero.prompts_per_step // zero.updates.minibatches == 16
+  assert (zero.group_size, zero.algorithm.kl_coef) == (16, 0.001)
+  assert (r1.sample.temperature, r1.algorithm.loss.eps_high) == (0.7, 10.0)
 
 
 def test_curves_of_a_recipe_without_arms_are_refused_at_once(write, capfd):

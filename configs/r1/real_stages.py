@@ -18,10 +18,10 @@ zh).
   points.jsonl    prompt, response, label
   replies/        a verified set of replies that are not reasoning
 
-Compiled are sft_cold (configs/compiled/r1), whose programs sft_verified has
-too, and `qwen2_5_32b_r1_zero`; zero and reasoning differ from that one in
-`chunk`: their caches begin at half the length and grow once, which is not
-compiled. None has run on hardware.
+Compiled (configs/compiled) are sft_cold, whose programs sft_verified has too,
+all_scenarios, whose programs but the reward models' reasoning has, and
+`qwen2_5_32b_r1_zero`; zero differs from that one in `chunk`: its caches begin
+at half the length and grow once. None has run on hardware.
 """
 
 from configs import distill, qwen2_5_32b_r1_zero, recipe_parts
@@ -145,6 +145,7 @@ def sft_cold():
 def reasoning():
   """Reasoning RL with the language reward -> Dev2 (3.2.1): eps 10, 32k tokens.
 
+  Learning rate 3e-6, where Zero of this size has 2e-6 (B.4.1).
   Mathematics, code, STEM and logic (Table 4); the thought's words are counted
   in the language of its question (eq. 7).
   Not disclosed, and ours: steps (the paper: until reasoning converges; here as
@@ -153,7 +154,9 @@ def reasoning():
   where the paper has puzzles from generators too: add a part for them.
   """
   c = zero()
-  c.sample.early_steps = 0
+  c.optimizer.learning_rate = 3e-6
+  # At once, as its limit never rises.
+  c.sample.update(early_steps=0, chunk=LENGTH)
   c.task = _asked(*_REASONING)
   # Thought, summary, answer: as the cold start taught it.
   c.rewards.format = dict(name='format', weight=1.0, summary=True)

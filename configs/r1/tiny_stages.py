@@ -54,15 +54,18 @@ def pretrain():
 def zero():
   """R1-Zero: GRPO from the base by rule rewards alone; the limit rises.
 
-  As the paper: G 16, 32 questions an update, KL 0.001 with a reference that is
-  reset, T 1, accuracy and format with equal weights, a limit of tokens that
-  rises for the last fifth of the run (8.2k of 10.4k updates).
+  As the paper: G 16, KL 0.001 with a reference that is reset, T 1, accuracy and
+  format with equal weights, a limit of tokens that is doubled for the last
+  fifth of the run (8.2k of 10.4k updates).
   Not disclosed, and ours: clip eps of this stage (10, as stage 1's), optimizer
   (AdamW), std's ddof and eps, loss normalisation (sequence mean). Ours for the
-  size: learning rate, 150 rollouts of 2 updates, reset every 100, no template,
-  as the tags alone are the format.
+  size: learning rate, 150 rollouts of 2 updates, of 16 questions each (paper:
+  32), reset every 100, limits of 44 and 88 tokens, no template, as the tags
+  alone are the format.
   """
-  return _reinforce(_world(), steps=150, learning_rate=1.5e-4)
+  c = _reinforce(_world(), steps=150, learning_rate=1.5e-4)
+  c.sample.max_completion_length = 2 * THOUGHT
+  return c
 
 
 def cold_start():
