@@ -6,21 +6,25 @@ their curves (metrics.jsonl)
                   is that high
   first:METRIC    the mean of the first five steps
   last:METRIC     the mean of the last tenth
-  peak:METRIC     the highest mean of five in a row
+  at:METRIC:100   the mean of the last tenth of the first hundred
+  median:METRIC   over all steps
+  forecast:METRIC by how much the law fitted to the first half misses the end
+                  (`scaling_law`)
 or a difference of two, 'cons@64 - pass@1': mean and standard error over the
 seeds, and the p-value of Welch's t-test, which takes no variance to be equal,
 against the arm that an arm is to be compared with. R1's own threshold is
-p < 0.01 (2501.12948v2, D.1).
+p < 0.01 (2501.12948v2, D.1). Ratios of two arms have intervals.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import math
 import pathlib
 
 import numpy as np
 from scipy import stats
 
-from grpo_jax import files, metrics, runs, stage_table
+from grpo_jax import files, metrics, runs, scaling_law, stage_table
 from grpo_jax.measures import standard_error
 
 # What a finding's curves are kept of.
@@ -32,26 +36,45 @@ CURVES = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """An arm's runs that have been evaluated.
+
+  Attributes:
+    seeds: of each.
+    values: measure -> [seeds].
+  """
+
+  seeds: list[int]
+  values: dict[str, np.ndarray]
+
+
 def measured(
   arms: Mapping[str, Sequence[pathlib.Path]], measures: Sequence[str]
-) -> dict[str, dict[str, np.ndarray]]:
-  """arm -> measure -> [seeds], of runs that have been evaluated.
+) -> dict[str, Measured]:
+  """What was measured of each arm; none without an evaluated run.
 
   Raises:
     ValueError: a file is damaged, or lacks a measure.
   """
-  found = {}
+  found, seen = {}, set()
   for arm, workdirs in arms.items():
-    results = [
-      _measures(path, measures)
-      for path in workdirs
+    results = {
+      seed: _measures(path, measures, seen)
+      for seed, path in enumerate(workdirs)
       if (path / files.EVALUATION).exists()
-    ]
+    }
     if results:
-      found[arm] = {
-        name: np.array([row[name] for row in results], float)
+      values = {
+        name: np.array([row[name] for row in results.values()], float)
         for name in measures
       }
+      found[arm] = Measured(list(results), values)
+  unknown = {m for name in measures for m in _metrics(name)} - seen
+  if seen and unknown:
+    raise ValueError(
+      f'no run has a metric {min(unknown)!r}; there are {sorted(seen)}'
+    )
   return found
 
 
@@ -65,7 +88,8 @@ def table(
   Args:
     arms: the runs of each, one a seed.
     measures: names.
-    against: what an arm is compared with; the others with the first.
+    against: what an arm is compared with, '' for none; the others with the
+      first.
   """
   found = measured(arms, measures)
   first = next(iter(found), None)
@@ -73,17 +97,53 @@ def table(
     f'{"arm":16s}{"p against":>16s}{"seeds":>6s}'
     + ''.join(f'{m:>26s}' for m in measures)
   ]
-  for arm, values in found.items():
+  for arm, one in found.items():
     other = against.get(arm, first)
     other = other if other != arm and other in found else ''
-    seeds = len(next(iter(values.values())))
     cells = [
-      _cell(values[m], found[other][m] if other else None) for m in measures
+      _cell(one.values[m], found[other].values[m] if other else None)
+      for m in measures
     ]
     lines.append(
-      f'{arm:16s}{other:>16s}{seeds:6d}' + ''.join(f'{c:>26s}' for c in cells)
+      f'{arm:16s}{other:>16s}{len(one.seeds):6d}'
+      + ''.join(f'{c:>26s}' for c in cells)
     )
   return '\n'.join(lines)
+
+
+def ratios(
+  arms: Mapping[str, Sequence[pathlib.Path]],
+  wanted: Sequence[tuple[str, str, str]],
+) -> list[str]:
+  """A line a ratio: geometric mean over the seeds that both arms have.
+
+  With its 95 % interval, Student's on the logarithms.
+
+  Args:
+    arms: the runs of each, one a seed.
+    wanted: (measure, arm, the arm that it is over).
+  """
+  lines = []
+  for measure, one, other in wanted:
+    found = measured({k: arms[k] for k in (one, other)}, [measure])
+    if len(found) < 2:
+      continue
+    pairs = [
+      dict(zip(found[k].seeds, found[k].values[measure], strict=True))
+      for k in (one, other)
+    ]
+    both = np.array([[p[s] for p in pairs] for s in pairs[0] if s in pairs[1]])
+    if not len(both) or not (both > 0).all():  # a measure that is NaN, too
+      lines.append(f'{measure}: {one} over {other} is not defined')
+      continue
+    logs = np.log(both[:, 0] / both[:, 1])
+    text = f'{measure}: {one} over {other} {math.exp(logs.mean()):.3g}'
+    if len(logs) > 1:
+      reach = stats.t.ppf(0.975, len(logs) - 1) * standard_error(logs)
+      low, high = (math.exp(logs.mean() + x) for x in (-reach, reach))
+      text += f' ({low:.3g} to {high:.3g}, {len(logs)} seeds)'
+    lines.append(text)
+  return lines
 
 
 def values(
@@ -91,9 +151,10 @@ def values(
 ) -> str:
   """What `table` shows the means of, as CSV: arm, seed, measure, value."""
   lines = ['arm,seed,measure,value']
-  for arm, of_arm in measured(arms, measures).items():
-    for name, row in of_arm.items():
-      lines += [f'{arm},{seed},{name},{v:.6g}' for seed, v in enumerate(row)]
+  for arm, one in measured(arms, measures).items():
+    for name, row in one.values.items():
+      seeds = zip(one.seeds, row, strict=True)
+      lines += [f'{arm},{seed},{name},{v:.6g}' for seed, v in seeds]
   return '\n'.join(lines) + '\n'
 
 
@@ -133,7 +194,7 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
 def _cell(values, reference):
   known = values[~np.isnan(values)]
   if not len(known):
-    return 'never'
+    return '-'
   text = f'{known.mean():.3f}'
   if len(known) > 1:
     text += f' +- {standard_error(known):.3f}'
@@ -143,13 +204,20 @@ def _cell(values, reference):
   return text if math.isnan(p) else f'{text} (p {p:.1g})'
 
 
-def _measures(workdir, measures):
+def _measures(workdir, measures, seen):
+  """measure -> value; adds the metrics that the run has to `seen`."""
   evaluated = stage_table.measured(workdir)
+  curves = {}
+  if any(map(_metrics, measures)) and (workdir / metrics.METRICS).exists():
+    curves = runs.open_run(workdir).metrics
+    seen |= curves.keys()
 
   def one(name):
-    kind, of_curve, rest = name.replace('@', ':').partition(':')
-    if of_curve and kind in _OF_CURVES:
-      return _OF_CURVES[kind](runs.open_run(workdir).metrics, rest)
+    kind, argument = _of_curve(name)
+    if kind:
+      return _OF_CURVES[kind](curves, argument)
+    if name in _OF_SOME and evaluated:
+      return evaluated.get(name, math.nan)
     if name not in evaluated:
       raise ValueError(
         f'no {name!r} among the evaluations in {workdir}; evaluate it anew'
@@ -163,6 +231,27 @@ def _measures(workdir, measures):
   return found
 
 
+def _of_curve(name):
+  """What is read off a curve, and its argument; '' and '' of other measures."""
+  kind, colon, argument = name.replace('@', ':').partition(':')
+  return (kind, argument) if colon and kind in _OF_CURVES else ('', '')
+
+
+def _metrics(measure):
+  """The metrics whose curves a measure is read off."""
+  for name in measure.split(' - '):
+    kind, argument = _of_curve(name)
+    if kind == 'reach':
+      yield 'reward/correct'
+    elif kind == 'at':
+      yield argument.rpartition(':')[0]
+    elif kind:
+      yield argument
+
+
+# Of a run without the metric, as of a base that was not reinforced, NaN.
+
+
 def _reach(curves, level):
   """The first step whose trailing mean is high enough; NaN if none is."""
   values = _curve(curves, 'reward/correct')
@@ -173,12 +262,7 @@ def _reach(curves, level):
 
 
 def _first(curves, name):
-  return float(_curve(curves, name)[:_STEPS].mean())
-
-
-def _peak(curves, name):
-  values = _curve(curves, name)
-  return float(_trailing(values).max()) if len(values) >= _STEPS else math.nan
+  return _mean(_curve(curves, name)[:_STEPS])
 
 
 def _trailing(values):
@@ -186,18 +270,49 @@ def _trailing(values):
 
 
 def _last(curves, name):
+  return _end_of(_curve(curves, name))
+
+
+def _at(curves, name_and_step):
+  name, _, step = name_and_step.rpartition(':')
   values = _curve(curves, name)
-  return float(values[-max(1, len(values) // 10) :].mean())
+  # A run that ended before has no such step.
+  return _end_of(values[: int(step)]) if len(values) >= int(step) else math.nan
+
+
+def _median(curves, name):
+  values = _curve(curves, name)
+  return float(np.median(values)) if len(values) else math.nan
+
+
+def _forecast(curves, name):
+  values = _curve(curves, name)
+  steps = np.arange(1, len(values) + 1)
+  if not len(values):
+    return math.nan
+  return scaling_law.forecast(steps, values, largest=1.0).error
+
+
+def _end_of(values):
+  return _mean(values[-max(1, len(values) // 10) :])
+
+
+def _mean(values):
+  return float(values.mean()) if len(values) else math.nan
 
 
 def _curve(curves, name):
-  if name not in curves:
-    raise ValueError(f'no metric {name!r} in the run; it has {list(curves)}')
-  values = curves[name]
+  values = curves.get(name, np.array([]))
   return values[~np.isnan(values)]
 
 
 _STEPS = 5  # that are averaged
 _OF_CURVES = {
-  'reach': _reach, 'first': _first, 'last': _last, 'peak': _peak
+  'reach': _reach, 'first': _first, 'last': _last, 'at': _at,
+  'median': _median, 'forecast': _forecast,
 }  # fmt: skip
+# Of answers that a run may not have given.
+_OF_SOME = (
+  'mean_length_right', 'mean_length_wrong', 'thinking_length_right',
+  'thinking_length_wrong', 'reflective_gain',
+)  # fmt: skip

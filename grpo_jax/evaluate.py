@@ -233,8 +233,12 @@ def summarise(
     add(f'cons@{k}', measures.cons_at_k(canonical, strict, k))
   add('lenient', lenient.mean(1))
   for name, chosen in (('right', strict), ('wrong', ~strict)):
-    mean = lengths[chosen].mean() if chosen.any() else 0.0
-    result[f'mean_length_{name}'] = float(mean)
+    if chosen.any():
+      result[f'mean_length_{name}'] = float(lengths[chosen].mean())
+  # Whether harder questions have longer answers.
+  result['length_by_difficulty'] = measures.rank_correlation(
+    1 - strict.mean(1), lengths.mean(1)
+  )
   result |= texts(completions, examples, lengths, strict)
   result |= {
     'mean_length': float(lengths.mean()),

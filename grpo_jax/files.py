@@ -16,6 +16,7 @@ CONFIG = 'config.json'
 EVALUATION = 'eval.json'
 INSTRUCTIONS = 'instructions_eval.json'
 WIN_RATE = 'win_rate.json'
+STAGE = 'stage.json'  # of a recipe's stage: what was begun there, and when
 MODEL = 'model'  # a Hugging Face folder without weights: configs and tokenizer
 
 

@@ -27,6 +27,10 @@ def main(argv: list[str]) -> int:
     recipe = recipes.load(args.config, args.workdir)
     if args.curves and not recipe.arms:
       raise ValueError('--curves is for recipes of arms; this one has none')
+    if args.curves and (args.only or args.until):
+      raise ValueError(
+        '--curves is for the whole recipe; leave --only and --until out'
+      )
     chosen = recipe.chosen(only=args.only, until=args.until)
     for step in chosen:
       step.refuse_another()
@@ -75,7 +79,10 @@ def _show_table(recipe):
   if rows:
     print(_table(rows))
   if recipe.arms:
-    print(arms.table(_workdirs(recipe), recipe.measures, recipe.compared))
+    found = _workdirs(recipe)
+    print(arms.table(found, recipe.measures, recipe.compared))
+    for line in arms.ratios(found, recipe.ratios):
+      print(line)
 
 
 def _workdirs(recipe):

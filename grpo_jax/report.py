@@ -26,7 +26,7 @@ from grpo_jax import errors, files, metrics, report_data
 _PAGE = pathlib.Path(__file__).parent / 'report_page'
 _STYLES = ('uPlot.min.css', 'page.css')
 _SCRIPTS = ('uPlot.iife.min.js', 'charts.js', 'completions.js', 'page.js')
-_FILES = (files.CONFIG, metrics.METRICS, metrics.SAMPLES)
+_FILES = (files.CONFIG, metrics.METRICS, metrics.SAMPLES, files.WIN_RATE)
 
 
 def main(argv: Sequence[str]) -> int:

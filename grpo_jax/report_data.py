@@ -66,7 +66,9 @@ class Group:
 
 
 def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
-  """Workdirs of runs: these, or the runs in them if they are a sweep's.
+  """Workdirs of runs: these, or the runs in them, of a sweep or a recipe.
+
+  Those of a recipe in the order in which they were begun, others by name.
 
   Raises:
     FileNotFoundError: no such folder, or no run in it.
@@ -79,12 +81,19 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
     inside = path.glob(f'*/{files.CONFIG}')
     # The folder of a model has a file of that name as well.
     trials_in = sorted(
-      p.parent for p in inside if (p.parent / metrics.METRICS).exists()
+      (p.parent for p in inside if (p.parent / metrics.METRICS).exists()),
+      key=lambda folder: (_begun(folder), folder),
     )
     if (path / files.CONFIG).exists() or not trials_in:
       trials_in = [open_run(path).workdir]
     found += trials_in
   return list(dict.fromkeys(found))
+
+
+def _begun(folder):
+  """Seconds, of a stage; 0 of another run."""
+  path = folder / files.STAGE
+  return json.loads(path.read_text())['begun'] if path.exists() else 0.0
 
 
 def read(

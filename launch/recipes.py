@@ -16,7 +16,9 @@ A recipe file defines
 and, for a table at the end, TABLE = {'Zero': 'rl'}, a title for some stages, or
 a function get_arms of the same argument, {'rl': ['rl_0', 'rl_1']}, an arm's
 stages of several seeds, with MEASURES = ('pass@1',), what is compared, and
-maybe COMPARED = {'rl': 'random'}, with which arm, if not with the first.
+maybe COMPARED = {'rl': 'random'}, with which arm ('' for none), if not with the
+first, and RATIOS = [('pass@1', 'rl', 'base')], a measure of one arm over that
+of another.
 Each stage has a folder of its own, WORKDIR/NAME, which is the workdir of its
 job unless it names another. '{base}' in an override, a flag or a workdir is the
 folder of the stage `base`, which is then finished first; '{rl}' in rl itself
@@ -44,6 +46,7 @@ class Recipe:
   arms: dict[str, list[str]]  # name -> stages, a seed each
   measures: tuple[str, ...]  # of the arms
   compared: dict[str, str]  # arm -> the arm it is compared with
+  ratios: list[tuple[str, str, str]]  # (measure, arm, the arm it is over)
 
   def chosen(self, *, only: str, until: str) -> list[Step]:
     """Steps to run: one, those up to one, or all.
@@ -111,10 +114,14 @@ def load(config: str, workdir: str) -> Recipe:
       raise ValueError(
         f'{path}: {where} names {unknown[0]!r}, which is no stage'
       )
-  unknown = sorted({*compared, *compared.values()} - {*arms})
-  if unknown:
-    raise ValueError(f'{path}: COMPARED names {unknown[0]!r}, which is no arm')
-  return Recipe(steps, table, arms, tuple(measures), dict(compared))
+  ratios = [tuple(ratio) for ratio in said.get('RATIOS', ())]
+  for where, names in {
+    'COMPARED': {*compared, *compared.values()} - {''},
+    'RATIOS': {arm for _, *both in ratios for arm in both},
+  }.items():
+    if unknown := sorted(names - {*arms}):
+      raise ValueError(f'{path}: {where} names {unknown[0]!r}, which is no arm')
+  return Recipe(steps, table, arms, tuple(measures), dict(compared), ratios)
 
 
 def notes(config: str) -> str:

@@ -20,7 +20,7 @@ from configs import base
 from grpo_jax import begun, cli, files
 from launch import processes, trials
 
-MARKER = 'stage.json'
+MARKER = files.STAGE
 _REFERENCE = re.compile(r'\{([A-Za-z0-9_.=-]+)\}')
 _ASKED_OF_MODELS = 'prompt'  # whose braces are a template's
 

@@ -67,7 +67,43 @@ def test_runs_that_are_not_evaluated_yet_are_left_out(run, tmp_path):
   found = {'rl': [run('a', {'pass@1': 0.5}), tmp_path / 'nowhere'], 'no': []}
   values = arms.measured(found, ['pass@1'])
   assert list(values) == ['rl']
-  np.testing.assert_array_equal(values['rl']['pass@1'], [0.5])
+  np.testing.assert_array_equal(values['rl'].values['pass@1'], [0.5])
+
+
+def test_a_run_keeps_its_seed_where_another_is_missing(run, tmp_path):
+  found = {'rl': [tmp_path / 'nowhere', run('a', {'pass@1': 0.5})]}
+  assert arms.values(found, ['pass@1']).splitlines()[1:] == ['rl,1,pass@1,0.5']
+
+
+def test_ratios_are_of_the_same_seeds_with_students_interval(run, tmp_path):
+  found = {
+    'one': [run('o0', {'a': 0.4}), tmp_path / 'no', run('o2', {'a': 0.2})],
+    'two': [run(f't{i}', {'a': v}) for i, v in enumerate((0.1, 0.5, 0.1))],
+    'zero': [run('z', {'a': 0.0})],
+  }
+  wanted = [('a', 'one', 'two'), ('a', 'one', 'zero')]
+  # 4 and 2: logs 1.5 ln 2 +- 0.5 ln 2; t of one degree of freedom 12.706.
+  low, high = (2**1.5 * 2 ** (s * 0.5 * 12.7062) for s in (-1, 1))
+  assert arms.ratios(found, wanted) == [
+    f'a: one over two 2.83 ({low:.3g} to {high:.3g}, 2 seeds)',
+    'a: one over zero is not defined',
+  ]
+
+
+def test_a_run_without_the_metric_has_a_gap_and_no_run_with_it_is_an_error(run):
+  found = {'rl': [run('a', {}, [1.0] * 5)], 'base': [run('b', {})]}
+  values = arms.measured(found, ['last:reward/correct'])
+  assert values['rl'].values['last:reward/correct'][0] == 1.0
+  assert math.isnan(values['base'].values['last:reward/correct'][0])
+  with pytest.raises(ValueError, match="no run has a metric 'reward/corect'"):
+    arms.measured(found, ['last:reward/corect'])
+
+
+def test_what_only_some_answers_have_may_be_missing(run):
+  found = {'a': [run('a', {'pass@1': 1.0, 'mean_length_right': 3.0})]}
+  values = arms.measured(found, ['mean_length_right', 'mean_length_wrong'])['a']
+  assert values.values['mean_length_right'][0] == 3.0
+  assert math.isnan(values.values['mean_length_wrong'][0])
 
 
 def test_curves_are_a_row_a_step(run, tmp_path):
@@ -89,9 +125,22 @@ def test_measures_of_curves(run):
     'reach@1',
     'first:reward/correct',
     'last:reward/correct',
+    'at:reward/correct:10',
+    'median:reward/correct',
   ]
-  values = arms.measured({'a': [folder]}, names)['a']
-  assert [values[name][0] for name in names] == [8, 10, 0.0, 1.0]
+  values = arms.measured({'a': [folder]}, names)['a'].values
+  assert [values[name][0] for name in names] == [8, 10, 0.0, 1.0, 1.0, 1.0]
+  later = ['at:reward/correct:21', 'last:reward/correct - at:reward/correct:5']
+  found = arms.measured({'a': [folder]}, later)['a'].values
+  assert math.isnan(found[later[0]][0]) and found[later[1]][0] == 1.0
+
+
+def test_a_forecast_that_is_right_misses_by_little(run):
+  steps = np.arange(1, 101)
+  curve = 0.1 + 0.8 / (1 + (20 / steps) ** 2)
+  folder = run('a', {}, curve.tolist())
+  name = 'forecast:reward/correct'
+  assert abs(arms.measured({'a': [folder]}, [name])['a'].values[name][0]) < 0.01
 
 
 def test_an_arm_that_seldom_gets_there_says_how_often(run):
@@ -104,7 +153,7 @@ def test_an_arm_that_seldom_gets_there_says_how_often(run):
   }
   _, a, b = arms.table(found, ['reach@0.5'], {}).splitlines()
   assert a.split() == ['a', '2', '5.000', '(1', 'of', '2)']
-  assert b.split() == ['b', 'a', '1', 'never']
+  assert b.split() == ['b', 'a', '1', '-']
 
 
 @pytest.mark.parametrize(

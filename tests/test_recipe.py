@@ -360,7 +360,7 @@ def test_the_stages_of_r1_say_what_the_paper_does_not_disclose(config):
   silent = [
     name
     for name, step in found.steps.items()
-    if 'Not ' not in recipes.notes(step.stage.config)
+    if 'Not disclosed' not in recipes.notes(step.stage.config)
   ]
   assert silent == []
 

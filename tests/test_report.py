@@ -476,9 +476,22 @@ def test_a_live_report_follows_the_run_and_ends_with_one_line(live):
   status, body = get(seen)
   assert status == 200
   assert json.loads(body)['groups'][0]['runs'][0]['step'] == 2
+  # A win rate often comes last of all.
+  seen = f'{url}/data.json?seen={json.loads(body)["live"]["version"]}'
+  (run / 'win_rate.json').write_text('{"win_rate": 62.5}')
+  status, body = get(seen)
+  assert status == 200 and '62.5%' in body.decode()
   process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=60)
   assert (process.returncode, out.strip(), err) == (0, 'stopped', '')
+
+
+def test_the_stages_of_a_recipe_stand_in_the_order_they_were_begun(tmp_path):
+  for begun, name in enumerate(('zero', 'dev1', 'r1', 'base')):
+    folder = write_run(tmp_path / name, [{'reward/mean': 0.25}])
+    (folder / 'stage.json').write_text(json.dumps({'begun': begun}))
+  found = report_data.find([str(tmp_path)])
+  assert [path.name for path in found] == ['zero', 'dev1', 'r1', 'base']
 
 
 def test_a_taken_port_is_told_in_one_line(live, capsys):

@@ -118,6 +118,21 @@ def test_the_standard_error_is_that_of_leaving_one_out():
   assert found['length_controlled_stderr'] == pytest.approx(jackknife, rel=0.1)
 
 
+def test_where_the_penalty_leaves_no_weight_the_error_does_not_vanish(caplog):
+  rng = np.random.default_rng(3)
+  lengths = rng.integers(20, 60, (2, 31))
+  preferences = (np.arange(31) < 13).astype(float)
+  found = length_control.length_controlled(
+    preferences, *lengths, difficulties=None
+  )
+  assert not any(found['weights'].values())
+  assert found['length_controlled_winrate'] == 50.0
+  # Near that of a share of 31.
+  plain = length_control.win_rate(preferences)['standard_error']
+  assert 0.5 * plain < found['length_controlled_stderr'] < 2 * plain
+  assert 'look at the plain one' in caplog.text
+
+
 @pytest.mark.parametrize('control', cases.CONTROLS)
 @pytest.mark.parametrize('kind', cases.KINDS)
 def test_win_rates_are_those_of_alpaca_eval(kind, control, tmp_path):

@@ -24,8 +24,8 @@ RL asks none of the sums that the base was shown (`task.part`).
 Holds if rl reaches 0.75 for every seed, random stays within 0.03 of its base,
 and rl is above answers at p < 0.01 (Welch's t-test over seeds). If pass@64 does
 not rise, RL has selected a habit of the base and has not made one: to be said.
-`scaling_law.forecast` on the first half of rl's curve is to tell its end within
-0.05.
+The law fitted to the first half of rl's curve (forecast:) is to miss its end by
+0.05 at most.
 """
 
 from configs import quickstart, quickstart_base
@@ -34,7 +34,10 @@ from launch.stages import Stage
 
 HERE = 'configs/findings/a_rl_alone.py'
 ARMS = ('base', 'rl', 'random', 'format', 'answers', 'expert')
-MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length', 'format')
+MEASURES = (
+  'pass@1', 'pass@64', 'cons@16', 'mean_length', 'format',
+  'forecast:reward/correct',
+)  # fmt: skip
 COMPARED = {'rl': 'answers', 'expert': 'rl'}
 ROUNDS = 4  # of expert iteration
 

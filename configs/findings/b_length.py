@@ -14,9 +14,10 @@ half of the 200 rollouts and 96 after. Arms, 3 seeds (`b_length.py:1`: one):
   lookup           the same where thinking does not pay
   search_by_mean   each answer's mean (1/|o|), R1's form, to show its bias
   search_no_cap    96 tokens from the start: what the doubling costs or gains
-Measures: pass@1, mean length of right and of wrong answers, tries, 'wait' per
-answer, per 1k tokens and as a share of answers; reward/correct and length/mean
-before and after the change are in metrics.jsonl.
+Measures: pass@1; mean length, before the change (at step 100) and at the end,
+its rank correlation with a question's share of wrong answers, and of right and
+of wrong answers apart; 'wait' per answer, per 1k tokens and as a share of
+answers.
 
 Holds if on search length is at least twice the base's with accuracy up, rises
 again after the change, and is longer for questions of fewer right pairs; on
@@ -36,14 +37,21 @@ ARMS = {
   'search_no_cap': 'search',
 }  # fmt: skip
 MEASURES = (
-  'pass@1', 'mean_length', 'mean_length_right', 'mean_length_wrong',
-  'truncated', 'reflective_words', 'reflective_per_1k', 'reflective_share',
+  'pass@1', 'mean_length', 'at:length/mean:100', 'last:length/mean',
+  'last:length/mean - at:length/mean:100', 'length_by_difficulty',
+  'mean_length_right', 'mean_length_wrong', 'truncated', 'reflective_words',
+  'reflective_per_1k', 'reflective_share',
 )  # fmt: skip
 COMPARED = {
+  'lookup_base': '',
   'lookup': 'lookup_base',
   'search_by_mean': 'search',
   'search_no_cap': 'search',
 }
+RATIOS = (
+  ('mean_length', 'search', 'search_base'),
+  ('mean_length', 'lookup', 'lookup_base'),
+)
 LIMIT = 96  # tokens
 
 

@@ -33,7 +33,14 @@ COUNTS = (0, 8, 32, 128, 512)
 MEASURES = (
   'reach@0.5', 'reach@0.8', 'first:reward/correct', 'pass@1', 'gibberish'
 )  # fmt: skip
-COMPARED = {f'{task}_{n}': f'{task}_0' for task in TASKS for n in COUNTS if n}
+COMPARED = {
+  f'{task}_{n}': f'{task}_0' if n else '' for task in TASKS for n in COUNTS
+}
+RATIOS = tuple(
+  (reach, f'{task}_0', f'{task}_128')
+  for reach in ('reach@0.5', 'reach@0.8')
+  for task in TASKS
+)
 _TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 
@@ -109,6 +116,9 @@ def _of_task(task, seed):
 def _reinforced():
   c = quickstart.get_config()
   c.optimizer.schedule = 'constant'
+  # The KL is to each arm's own first policy, and would hold one without a cold
+  # start to a base that has not the habit.
+  c.algorithm.kl_coef = 0.05
   c.eval.update(samples=16, ks=(1, 16))
   return c
 

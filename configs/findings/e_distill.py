@@ -14,7 +14,7 @@ parameters and a base of its own, on the same corpus. Arms, 3 seeds
   text_500, _2k, _8k    SFT on so many verified answers of the teacher, three
                         epochs, cosine to a tenth (B.4.3)
   unverified            the teacher's answers as they come, 8k
-  answers               right answers without working, to as many questions
+  answers               the same verified answers without their working, 8k
   text_rl               RL after text_8k, which v1 3.2 says gains more
 Measures: pass@1, pass@64, cons@16 on 200 held-out sums, 64 samples each.
 
@@ -40,6 +40,10 @@ COMPARED = {
   'text_8k': 'rl_3x', 'text_rl': 'text_8k', 'unverified': 'text_8k',
   'answers': 'text_8k', 'teacher': 'teacher_base', 'teacher_base': 'teacher',
 }  # fmt: skip
+RATIOS = (
+  ('pass@1', 'text_8k', 'student'), ('pass@1', 'text_8k', 'teacher_base'),
+  ('pass@1', 'text_8k', 'rl_3x'),
+)  # fmt: skip
 MEASURES = ('pass@1', 'pass@64', 'cons@16', 'mean_length')
 
 
@@ -55,24 +59,32 @@ def get_config(stage: str = 'rl'):
   c = quickstart.get_config()
   if stage == 'rl_3x':
     c.steps = 600
-  elif stage == 'keep':
+  elif stage in ('keep', 'keep_answers'):
     c.keep.update(
       prompts=40_000, samples=1, batch_prompts=100, near_duplicates=1.1,
       filters=(dict(name='finished'),),
     )  # fmt: skip
-  elif stage == 'answers':
-    c.task.update(steps_share=0.0, wrong_share=0.0, size=8000)
+    if stage == 'keep_answers':
+      c.keep.rewrite = dict(
+        name='function', path='configs.findings.e_distill:without_working'
+      )
   elif stage == 'text':
     c.task = dict(name='verified', path='', split='train')
   elif stage != 'rl':
     raise ValueError(f'no stage {stage!r}')
-  if stage in ('answers', 'text'):
+  if stage == 'text':
     c.sft.update(batch_size=32, epochs=3, max_length=24)
     c.updates.microbatches = 1
     c.optimizer.update(
       learning_rate=1e-3, schedule='cosine', final_fraction=0.1
     )
   return c
+
+
+def without_working(completion, example):
+  """What a right completion answers, alone."""
+  del completion
+  return example.answer
 
 
 def get_stages(argument: str = '3'):
@@ -102,13 +114,14 @@ def _of_seed(seed):
   yield stage('teacher', 'rl', init='teacher_base')
   kept = {f'kept_{name}': {'keep.limit': n} for name, n in COUNTS.items()}
   kept['kept_unverified'] = {'keep.limit': 8000, 'keep.right': ''}
+  kept['kept_answers'] = {'keep.limit': 8000}
   for name, limit in kept.items():
+    what = 'keep_answers' if name == 'kept_answers' else 'keep'
     yield stage(
-      name, 'keep', 'generate', 'teacher', overrides=limit,
+      name, what, 'generate', 'teacher', overrides=limit,
       flags={'keep': 'verified', 'out': f'{{{name}_{seed}}}/set'},
     )  # fmt: skip
     yield learned(name.removeprefix('kept_'), name)
-  yield stage('answers', 'answers', 'sft', 'student')
   yield stage('rl', 'rl', init='student')
   yield stage('rl_3x', 'rl_3x', init='student')
   yield stage('text_rl', 'rl', init='text_8k')

@@ -27,8 +27,11 @@ HERE = 'configs/findings/f_language.py'
 WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 LANGUAGES = ('en', 'it')
 COMPARED = {
-  f'{name}_{w}': f'{name}_{WEIGHTS[0]}' for name in LANGUAGES for w in WEIGHTS
+  f'{name}_{w}': f'{name}_{WEIGHTS[0]}' if w else ''
+  for name in LANGUAGES
+  for w in WEIGHTS
 }
+RATIOS = tuple(('pass@1', f'{n}_1.0', f'{n}_0.0') for n in LANGUAGES)
 MEASURES = ('pass@1', 'last:reward/language', 'last:length/mean')
 
 
@@ -41,8 +44,6 @@ def get_config(stage: str = 'en'):
   if what == 'rl':
     c.task.languages = (stage,)
     c.rewards.format = dict(name='format', weight=0.1)
-    # No pull towards the base's own languages.
-    c.algorithm.kl_coef = 0.05
   return c
 
 

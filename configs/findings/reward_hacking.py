@@ -17,11 +17,13 @@ weight 0. Arms, 3 seeds (`reward_hacking.py:1`: one):
   sigmoid    sigmoid(r - r_ref) (2502.18770), 400
   kl         a KL penalty to the base, 400
   balanced   a model of length-balanced pairs, 400
-Measures: the gold score in the first five updates, at its highest over five, in
-the last tenth; the model's score there; pass@1.
+Measures: the gold score in the first five updates, in the tenth before update
+100, where `early` stops, and in the last tenth; the model's score there;
+pass@1. Not the highest gold score: of a noisy curve that lies above its end
+though nothing falls.
 
-Holds if on rl the model's score ends highest while the gold score falls from
-its peak by more than the spread of seeds, and early or sigmoid keep the peak.
+Holds if on rl the model's score ends highest while the gold score falls after
+update 100 by more than the spread of seeds, and on sigmoid it does not.
 """
 
 from configs import quickstart, quickstart_base
@@ -31,8 +33,8 @@ from launch.stages import Stage
 HERE = 'configs/findings/reward_hacking.py'
 STEPS = dict(rl=1600, early=100, sigmoid=400, kl=400, balanced=400)
 MEASURES = (
-  'first:reward/gold', 'peak:reward/gold', 'last:reward/gold',
-  'peak:reward/gold - last:reward/gold', 'last:reward/model', 'pass@1',
+  'first:reward/gold', 'at:reward/gold:100', 'last:reward/gold',
+  'at:reward/gold:100 - last:reward/gold', 'last:reward/model', 'pass@1',
 )  # fmt: skip
 LIMIT = 48  # tokens; a worked answer takes about 20
 

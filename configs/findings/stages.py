@@ -25,7 +25,14 @@ TINY = runpy.run_path('configs/r1/tiny.py')
 MEASURES = (
   'pass@1', 'cons@64', 'instruction_following', 'win_rate', 'format'
 )  # fmt: skip
-COMPARED = {'Student': 'Student base', 'R1': 'Zero'}
+COMPARED = {
+  'Dev1': 'Zero', 'Dev2': 'Dev1', 'Dev3': 'Dev2', 'R1': 'Zero',
+  'Student': 'Student base',
+}  # fmt: skip
+RATIOS = (
+  ('win_rate', 'R1', 'Zero'), ('pass@1', 'Student', 'Student base'),
+  ('pass@1', 'Student', 'Base'),
+)  # fmt: skip
 
 
 def get_stages(argument: str = '3'):

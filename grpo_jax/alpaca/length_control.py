@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from grpo_jax import measures
@@ -162,6 +163,12 @@ def length_controlled(
   coef = fit(train, targets, row_weights, strength=strength)
   predicted = _sigmoid(neutral @ coef)
   error = _error(train, targets, row_weights, known, neutral, coef)
+  if not coef.any():
+    # Of few rows, or of wins and losses in balance.
+    logging.warning(
+      'length control: the penalty has set all weights to zero, so its win '
+      'rate is 50 whatever the preferences are; look at the plain one'
+    )
   return {
     'length_controlled_winrate': 100 * float(predicted.mean()),
     'lc_standard_error': 100 * measures.standard_error(predicted),
@@ -286,9 +293,11 @@ def _error(x, y, row_weights, known, neutral, coef):
   psi_i = (p_i - mean(p)) / n + g' H^-1 x_i (y_i - q_i) over the rows of the
   model; g the gradient of the mean prediction, H the curvature of the fit. The
   penalty is left out of H, which is at most too wide; but what it set to zero
-  is no parameter. Gamed rows are given.
+  is no parameter, other than the model's own, which is what is asked for. Gamed
+  rows are given.
   """
   used = coef != 0
+  used[-1] = True
   neutral, x, coef = neutral[:, used], x[:, used], coef[used]
   p, q = _sigmoid(neutral @ coef), _sigmoid(x @ coef)
   curvature = (x.T * (row_weights * q * (1 - q))) @ x
