@@ -217,6 +217,7 @@ def _run(job):
     cfg = _config.value
     if _init_from.value is not None:
       cfg.init_from = _init_from.value
+    refuse_address('compilation_cache', _cache.value)
     if _cache.value:
       folder = pathlib.Path(_cache.value).expanduser()
       jax.config.update('jax_compilation_cache_dir', str(folder))

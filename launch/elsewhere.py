@@ -70,7 +70,12 @@ def command(trial: Trial, where: str, given: list[str]) -> list[str]:
   module, verb = TOOLS[where]
   tool = [sys.executable, '-m', module, verb, *own, *given]
   # Its hosts are processes of one job.
-  return [*tool, '--', *trial.command('python'), '--distributed']
+  job = [*trial.command('python'), '--distributed']
+  if trial.workdir.startswith('gs://'):
+    # For all trials: a pod's own disks are gone with it.
+    sweep = trial.workdir.rpartition('/')[0]
+    job.append(f'--compilation_cache={sweep}/compilation_cache')
+  return [*tool, '--', *job]
 
 
 def workload(trial: Trial) -> str:

@@ -577,8 +577,9 @@ def test_on_gke_each_trial_is_a_workload_with_a_valid_name(write, capsys):
     assert re.fullmatch('--workload=sweep-my-sweep-[0-9a-f]{8}', line[4])
     assert line[5:7] == ['--unless_there', '--cluster=c']
     assert line[7:10] == ['--', 'python', '-m']
-    assert line[-2:] == [
+    assert line[-3:] == [
       f'--workdir=gs://bucket/My_Sweep/seed={seed}', '--distributed',
+      '--compilation_cache=gs://bucket/My_Sweep/compilation_cache',
     ]  # fmt: skip
   assert lines[0][4] != lines[1][4]
   assert sweep.main([*argv, '--launch_args=--workload=w']) == 2

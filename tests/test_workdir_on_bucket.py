@@ -193,7 +193,7 @@ def test_rows_are_committed_before_the_checkpoint_that_follows_them():
   [
     ('train', 'workdir'), ('sft', 'workdir'), ('evaluate', 'workdir'),
     ('train', 'init_from'), ('train', 'config.init_from'), ('export', 'out'),
-    ('generate', 'out'),
+    ('generate', 'out'), ('train', 'compilation_cache'),
   ],
 )  # fmt: skip
 def test_an_address_is_refused_with_the_folder_to_give(tmp_path, job, flag):
