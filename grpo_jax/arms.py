@@ -210,7 +210,7 @@ def _measures(workdir, measures, seen):
   curves = {}
   if any(map(_metrics, measures)) and (workdir / metrics.METRICS).exists():
     curves = runs.open_run(workdir).metrics
-    seen |= curves.keys()
+    seen.update(curves)
 
   def one(name):
     kind, argument = _of_curve(name)
@@ -239,14 +239,16 @@ def _of_curve(name):
 
 def _metrics(measure):
   """The metrics whose curves a measure is read off."""
+  found = []
   for name in measure.split(' - '):
     kind, argument = _of_curve(name)
     if kind == 'reach':
-      yield 'reward/correct'
+      found.append('reward/correct')
     elif kind == 'at':
-      yield argument.rpartition(':')[0]
+      found.append(argument.rpartition(':')[0])
     elif kind:
-      yield argument
+      found.append(argument)
+  return found
 
 
 # Of a run without the metric, as of a base that was not reinforced, NaN.

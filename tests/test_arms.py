@@ -22,7 +22,7 @@ def run(tmp_path):
       json.dumps({'step': i + 1, 'reward/correct': v})
       for i, v in enumerate(curve)
     )
-    (folder / 'metrics.jsonl').write_text('\n'.join(rows) + '\n')
+    (folder / 'metrics.jsonl').write_text(''.join(f'{x}\n' for x in rows))
     return folder
 
   return run

@@ -12,7 +12,10 @@ from launch.stages import Stage
 SMOKE = 'smoke'
 _FEW = {
   'sft': {'steps': 3},
-  'train': {'steps': 2, 'prompts_per_step': 16, 'sample.early_steps': 0},
+  'train': {
+    'steps': 2, 'prompts_per_step': 16, 'sample.early_steps': 0,
+    'critic.warmup_steps': 0,
+  },
   'evaluate': {'eval.prompts': 4, 'eval.batch_prompts': 4},
   'pairs': {'pairs.prompts': 8, 'pairs.longer_wins': 1.0},
   'reward_model': {
