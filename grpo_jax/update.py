@@ -172,7 +172,10 @@ def accumulate(
   whole = (batch, weights)
   if replicas is not None:
     by_replica = dict(spmd_axis_name=replicas_lib.AXIS)
-    grad_fn = jax.vmap(grad_fn, in_axes=(None, 0, 0), **by_replica)
+    loss_fn, grad_fn = (
+      jax.vmap(fn, in_axes=(None, 0, 0), **by_replica)
+      for fn in (loss_fn, grad_fn)
+    )
     part_of = jax.vmap(part_of, out_axes=1, **by_replica)
     whole = replicas.apart(whole)
 
@@ -199,9 +202,13 @@ def accumulate(
 
   xs = part_of(whole)
   first = jax.tree.map(lambda x: x[0], xs)
-  shapes = jax.eval_shape(grad_fn, params, *first)
-  (loss, (sums, tops)), grads = jax.tree.map(
+  # Of the loss alone: tracing its gradient once more would take as long again.
+  shapes = jax.eval_shape(loss_fn, params, *first)
+  loss, (sums, tops) = jax.tree.map(
     lambda s: jnp.zeros(s.shape, s.dtype), shapes
+  )
+  grads = jax.tree.map(
+    lambda p: jnp.zeros((*loss.shape, *p.shape), p.dtype), params
   )
   carry, _ = jax.lax.scan(body, ((grads, loss, sums), tops), xs)
   (grads, loss, sums), tops = carry
