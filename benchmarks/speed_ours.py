@@ -127,7 +127,7 @@ class Ours:
 
   def prefill(self, published):
     """The prompts alone, as the sampler begins."""
-    return self.together.args[0](published, self.prompts)
+    return self.together.args[0].prefill(published, self.prompts)
 
   def alone(self, published):
     """The same completions after a prompt of one token: an empty trunk."""

@@ -44,7 +44,7 @@ def sampler(
       `seats`, tokens between plans.
     seats: branches decoded at a time, see `continuous`; 0: all of them to the
       end of the longest.
-    temperature, top_k, top_p, min_p: see `sampling.choose`.
+    temperature, top_k, top_p, min_p: see `drawing.choose`.
 
   Raises:
     ValueError: seats are wanted, and do not divide over the devices or samples
@@ -121,13 +121,16 @@ class _Bound:
     def finish(state, prompts):
       return self.rows.constrain(sampling.finish_decoding(state, prompts))
 
+    run = sampling.Programs(
+      prefill=jax.jit(self._prefill),
+      start=jax.jit(start),
+      decode=jax.jit(decode, donate_argnums=2),
+      grow=ByLayer(grow),
+      finish=jax.jit(finish),
+    )
     return functools.partial(
       sampling.sample,
-      jax.jit(self._prefill),
-      jax.jit(start),
-      jax.jit(decode, donate_argnums=2),
-      ByLayer(grow),
-      jax.jit(finish),
+      run,
       max_length=max_length,
       chunk=chunk,
       put=self.put_whole,

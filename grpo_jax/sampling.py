@@ -6,17 +6,19 @@ follows the longest completion and not the limit. Between them the host only
 looks at one flag.
 
 Noise is one uniform number per (seed, step, prompt, sample, position), turned
-into a token by inverse CDF: it does not depend on the mesh, on the batch or on
-the order of work.
+into a token by inverse CDF (`drawing`): it does not depend on the mesh, on the
+batch or on the order of work.
 """
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 import numpy as np
 
+from grpo_jax import drawing
 from grpo_jax.logprobs import policy_logits
 from grpo_jax.models import cache
 from grpo_jax.structs import (
@@ -28,15 +30,28 @@ from grpo_jax.structs import (
   Trunk,
 )
 
-BLOCK = 128  # inverse CDF: first over blocks of the vocabulary, then within
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """What the loop is made of, compiled.
+
+  Attributes:
+    prefill: (params, prompts) -> Trunk.
+    start: (prompts, key, first) -> (Decoding, row keys [Q G]).
+    decode: (params, trunk, decoding, row keys) -> (decoding, finished).
+    grow: (decoding, capacity) -> decoding.
+    finish: (decoding, prompts) -> Rollout.
+  """
+
+  prefill: Callable
+  start: Callable
+  decode: Callable
+  grow: Callable
+  finish: Callable
 
 
 def sample(
-  prefill: Callable,
-  start: Callable,
-  decode: Callable,
-  grow: Callable,
-  finish: Callable,
+  run: Programs,
   params: PyTree,
   prompts: Prompts,
   key: Array,
@@ -46,14 +61,10 @@ def sample(
   first: int = 0,
   put: Callable[[np.int32], Array] = jax.device_put,
 ) -> Rollout:
-  """Samples a group per prompt, driving five compiled programs.
+  """Samples a group per prompt.
 
   Args:
-    prefill: (params, prompts) -> Trunk.
-    start: (prompts, key, first) -> (Decoding, row keys [Q G]).
-    decode: (params, trunk, decoding, row keys) -> (decoding, finished).
-    grow: (decoding, capacity) -> decoding.
-    finish: (decoding, prompts) -> Rollout.
+    run: the programs.
     params: the published policy.
     prompts: Q prompts.
     key: of the step.
@@ -65,15 +76,15 @@ def sample(
   Returns:
     Rollout with C = the last capacity reached.
   """
-  trunk = prefill(params, prompts)
-  state, keys = start(prompts, key, put(np.int32(first)))
+  trunk = run.prefill(params, prompts)
+  state, keys = run.start(prompts, key, put(np.int32(first)))
   for capacity in capacities(max_length, chunk):
     if capacity > state.targets.shape[2]:
-      state = grow(state, capacity)
-    state, finished = decode(params, trunk, state, keys)
+      state = run.grow(state, capacity)
+    state, finished = run.decode(params, trunk, state, keys)
     if jax.device_get(finished):
       break
-  return finish(state, prompts)
+  return run.finish(state, prompts)
 
 
 def capacities(max_length: int, chunk: int) -> list[int]:
@@ -154,7 +165,7 @@ def decode(
     head: params -> [V D].
     stop_ids: every id that ends a completion.
     vocab_size: ids from here on are padding and never sampled.
-    temperature, top_k, top_p, min_p: see `choose`.
+    temperature, top_k, top_p, min_p: see `drawing.choose`.
 
   Returns:
     The state, and whether all branches are done.
@@ -170,11 +181,11 @@ def decode(
     hidden, cache = step(
       params, state.token, state.t, trunk, state.cache, state.start
     )
-    uniform = _uniform(keys, state.length)
+    uniform = drawing.uniform(keys, state.length)
     # Greedy ignores the temperature, which must not divide by zero.
     scale = temperature if temperature > 0 else 1.0
     logits = policy_logits(hidden, head(params), scale, vocab_size)
-    token, logprob = choose(
+    token, logprob = drawing.choose(
       logits,
       uniform,
       greedy=temperature == 0,
@@ -238,92 +249,3 @@ def inputs(
   shape = (*targets.shape[:2], 1)
   first = jnp.broadcast_to(prompts.last[:, None, None], shape)
   return jnp.concatenate([first, targets[:, :, :-1]], -1)
-
-
-def choose(
-  logits: Float[Array, 'Q G V'],
-  uniform: Float[Array, 'Q G'],
-  *,
-  greedy: bool,
-  top_k: int = 0,
-  top_p: float = 1.0,
-  min_p: float = 0.0,
-) -> tuple[Int[Array, 'Q G'], Float[Array, 'Q G']]:
-  """Picks a token and its logprob under the distribution picked from.
-
-  Args:
-    logits: fp32, over the temperature.
-    uniform: in [0, 1).
-    greedy: the most likely token; the logprob is then 0, that of certainty.
-    top_k: keep the k most likely; 0 keeps all.
-    top_p: keep the smallest set of at least this mass (1904.09751).
-    min_p: keep tokens at least this fraction of the largest probability.
-  """
-  if greedy:
-    token = jnp.argmax(logits, -1).astype(jnp.int32)
-    return token, jnp.zeros(token.shape, jnp.float32)
-  logits = _filter(logits, top_k=top_k, top_p=top_p, min_p=min_p)
-  top = logits.max(-1, keepdims=True)
-  mass = jnp.exp(logits - top)
-  token = inverse_cdf(mass, uniform)
-  total = top[..., 0] + jnp.log(mass.sum(-1))
-  picked = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
-  return token, picked - total
-
-
-def inverse_cdf(
-  mass: Float[Array, 'Q G V'], uniform: Float[Array, 'Q G']
-) -> Int[Array, 'Q G']:
-  """First index whose cumulative mass exceeds uniform * total.
-
-  In two levels, since a cumulative sum over a whole vocabulary is slow: the
-  block of the vocabulary, then the token within it. Never a token of mass 0.
-  """
-  pad = -mass.shape[-1] % BLOCK
-  mass = jnp.pad(mass, ((0, 0), (0, 0), (0, pad)))
-  mass = mass.reshape(*mass.shape[:2], -1, BLOCK)
-  by_block = jnp.cumsum(mass.sum(-1), -1)
-  aim = uniform[..., None] * by_block[..., -1:]
-  block = _first_above(by_block, aim, mass.sum(-1))
-  before = jnp.where(
-    block > 0,
-    jnp.take_along_axis(by_block, jnp.maximum(block - 1, 0), -1),
-    0.0,
-  )
-  inside = jnp.take_along_axis(mass, block[..., None], 2)[:, :, 0]
-  offset = _first_above(jnp.cumsum(inside, -1), aim - before, inside)
-  return (block * BLOCK + offset)[..., 0].astype(jnp.int32)
-
-
-def _first_above(cumulative, aim, mass):
-  """First index with cumulative > aim, or the last with mass (rounding)."""
-  first = jnp.sum(cumulative <= aim, -1, keepdims=True)
-  places = jnp.arange(mass.shape[-1])
-  last = jnp.max(jnp.where(mass > 0, places, 0), -1, keepdims=True)
-  # Rounding may also point before any mass: then the first with mass.
-  lowest = jnp.argmax(mass > 0, -1, keepdims=True)
-  return jnp.clip(first, lowest, last)
-
-
-def _filter(logits, *, top_k, top_p, min_p):
-  if top_k:
-    kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
-    logits = jnp.where(logits < kth, -jnp.inf, logits)
-  if top_p < 1:
-    probs = jax.nn.softmax(logits, -1)
-    ordered = -jnp.sort(-probs, -1)
-    before = jnp.cumsum(ordered, -1) - ordered
-    # The smallest probability that still belongs to the set.
-    floor = jnp.min(
-      jnp.where(before < top_p, ordered, jnp.inf), -1, keepdims=True
-    )
-    logits = jnp.where(probs < floor, -jnp.inf, logits)
-  if min_p > 0:
-    floor = logits.max(-1, keepdims=True) + jnp.log(min_p)
-    logits = jnp.where(logits < floor, -jnp.inf, logits)
-  return logits
-
-
-def _uniform(keys, t):
-  draw = lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))
-  return jax.vmap(jax.vmap(draw))(keys, t)

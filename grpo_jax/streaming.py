@@ -39,18 +39,18 @@ def tokens(
     params, prompts, key, first: as that takes them.
     every: tokens decoded at a time.
   """
-  prefill, start, decode, grow, _ = sample.args
+  run = sample.args[0]
   put, limit = sample.keywords['put'], sample.keywords['max_length']
-  trunk = prefill(params, prompts)
-  state, keys = start(prompts, key, put(np.int32(first)))
+  trunk = run.prefill(params, prompts)
+  state, keys = run.start(prompts, key, put(np.int32(first)))
   sent = 0
   # The same capacities as in one go: other shapes would sum in another order.
   for capacity in sampling.capacities(limit, sample.keywords['chunk']):
     if capacity > state.targets.shape[2]:
-      state = grow(state, capacity)
+      state = run.grow(state, capacity)
     while sent < capacity:
       until = put(np.int32(min(sent + every, capacity)))
-      state, _ = decode(params, trunk, state, keys, until)
+      state, _ = run.decode(params, trunk, state, keys, until)
       targets, lengths, done = jax.device_get(
         (state.targets, state.length, state.done)
       )

@@ -108,19 +108,19 @@ def _together(cfg, pol, published, prompts, key):
   """Of branches that begin together, at their last capacity."""
   limit = cfg.sample.max_completion_length
   *smaller, last = sampling.capacities(limit, cfg.sample.chunk)
-  prefill, start, decode, grow, _ = _sampler(cfg, pol, last).args
-  yield 'prefill', prefill, (published, prompts), 1, ()
-  trunk = _trunk(pol, prefill, published, prompts)
-  state, keys = jax.eval_shape(start, prompts, key, 0)
+  run = _sampler(cfg, pol, last)
+  yield 'prefill', run.prefill, (published, prompts), 1, ()
+  trunk = _trunk(pol, run.prefill, published, prompts)
+  state, keys = jax.eval_shape(run.start, prompts, key, 0)
   state = _placed(pol, state)
   keys = placed(keys, pol.rows('sample').of(keys))
-  yield _TOKEN, decode, (published, trunk, state, keys), 0, ()
+  yield _TOKEN, run.decode, (published, trunk, state, keys), 0, ()
   if smaller:
-    start = _sampler(cfg, pol, smaller[-1]).args[1]
+    start = _sampler(cfg, pol, smaller[-1]).start
     before = _placed(pol, jax.eval_shape(start, prompts, key, 0)[0])
     # The last layer's, when all others are as large as they will be.
     others = (published, trunk, keys, state.cache[1:])
-    fn = _to(grow.layer, last)
+    fn = _to(run.grow.layer, last)
     args = (before.replace(cache=before.cache[:1]),)
     times = len(smaller) * len(before.cache)
     yield 'grow a layer', fn, args, times, others
@@ -129,7 +129,7 @@ def _together(cfg, pol, published, prompts, key):
 def _seated(cfg, pol, published, prompts, key, plans):
   """Of branches that take the seats of others, for the largest of the plans."""
   limit, rows = cfg.sample.max_completion_length, pol.rows('sample')
-  run = _sampler(cfg, pol, limit).args[0]
+  run = _sampler(cfg, pol, limit)
   yield 'prefill', run.prefill, (published, prompts), 1, ()
   trunk = _trunk(pol, run.prefill, published, prompts)
   each = _integers(rows, prompts.last.shape[0], _branches(cfg))
@@ -167,9 +167,9 @@ def _seated(cfg, pol, published, prompts, key, plans):
 
 
 def _sampler(cfg, pol, capacity):
-  """The sampler whose branches have so many slots from the start."""
+  """Of the sampler whose branches have so many slots from the start."""
   s = cfg.sample
-  return samplers.sampler(
+  sampler = samplers.sampler(
     pol,
     group_size=_branches(cfg),
     max_completion_length=capacity,
@@ -177,6 +177,7 @@ def _sampler(cfg, pol, capacity):
     seats=s.seats,
     temperature=s.temperature,
   )
+  return sampler.args[0]
 
 
 def _to(layer, capacity):

@@ -122,14 +122,16 @@ def test_no_cache_is_copied_while_tokens_are_decoded(group_size):
     pol, group_size=group_size, max_completion_length=512, chunk=512,
     temperature=1.0,
   )  # fmt: skip
-  prefill, start, decode = sampler.args[:3]
+  run = sampler.args[0]
   prompts = pol.rows('sample').put(
     layout.prompts([[5, 6, 7], [8, 5]] * 4, multiple=4)
   )
   params = programs.publish(pol)(pol.params())
-  state, keys = start(prompts, jax.random.key(0), jnp.int32(0))
-  trunk = prefill(params, prompts)
-  used = decode.lower(params, trunk, state, keys).compile().memory_analysis()
+  state, keys = run.start(prompts, jax.random.key(0), jnp.int32(0))
+  trunk = run.prefill(params, prompts)
+  used = (
+    run.decode.lower(params, trunk, state, keys).compile().memory_analysis()
+  )
   largest = max(x.nbytes for x in jax.tree.leaves(state.cache))
   assert used.temp_size_in_bytes < largest
 

@@ -21,7 +21,7 @@ LAYERS = {
     'checkpoint_items', 'errors', 'event_files', 'hooks', 'chat_client',
     'preference_losses', 'files', 'begun',
     'text_measures', 'planner', 'slots', 'seating', 'seating_replay',
-    'verified.*', 'alpaca.*',
+    'verified.*', 'alpaca.*', 'drawing',
   ],
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'validation_rl',

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax import layout, logprobs, samplers, sampling, seats
+from grpo_jax import drawing, layout, logprobs, samplers, sampling, seats
 from grpo_jax.models import transformer
 from grpo_jax.structs import Prompts
 
@@ -51,18 +51,19 @@ def programs(
     top_p=top_p,
     min_p=min_p,
   )
-  return (
-    jax.jit(functools.partial(transformer.prefill, model, dtype=jnp.float32)),
-    jax.jit(start),
-    jax.jit(decode),
-    samplers.ByLayer(sampling.grow_decoding),
-    jax.jit(sampling.finish_decoding),
+  prefill = functools.partial(transformer.prefill, model, dtype=jnp.float32)
+  return sampling.Programs(
+    prefill=jax.jit(prefill),
+    start=jax.jit(start),
+    decode=jax.jit(decode),
+    grow=samplers.ByLayer(sampling.grow_decoding),
+    finish=jax.jit(sampling.finish_decoding),
   )
 
 
 def sample(model, params, prompts, key, *, max_length=12, chunk=4, **settings):
   return sampling.sample(
-    *programs(model, chunk=chunk, **settings),
+    programs(model, chunk=chunk, **settings),
     jax.jit(transformer.unstack)(params),
     prompts,
     key,
@@ -210,9 +211,9 @@ def test_inverse_cdf_picks_by_hand():
   mass = jnp.array([[[0.0, 1.0, 0.0, 2.0, 1.0, 0.0]]])
   # Cumulative mass over 4: 0, .25, .25, .75, 1, 1.
   for uniform, token in [(0.0, 1), (0.249, 1), (0.25, 3), (0.74, 3), (0.75, 4)]:
-    assert sampling.inverse_cdf(mass, jnp.array([[uniform]]))[0, 0] == token
+    assert drawing.inverse_cdf(mass, jnp.array([[uniform]]))[0, 0] == token
   almost_one = jnp.array([[1 - 2**-24]])
-  assert sampling.inverse_cdf(mass, almost_one)[0, 0] == 4
+  assert drawing.inverse_cdf(mass, almost_one)[0, 0] == 4
 
 
 def test_inverse_cdf_draws_the_distribution_over_many_blocks():
@@ -221,7 +222,7 @@ def test_inverse_cdf_draws_the_distribution_over_many_blocks():
   n = 200_000
   uniform = (np.arange(n, dtype=np.float32) + 0.5) / n
   mass = jnp.broadcast_to(jnp.asarray(probs), (1, n, 700))
-  tokens = jax.jit(sampling.inverse_cdf)(mass, uniform[None])
+  tokens = jax.jit(drawing.inverse_cdf)(mass, uniform[None])
   share = np.bincount(np.asarray(tokens[0]), minlength=700) / n
   # A grid of uniforms is off by at most a grid cell, plus fp32 rounding.
   np.testing.assert_allclose(share, probs, atol=1.1 / n + 2e-6)
@@ -234,7 +235,7 @@ def probabilities(logits, **filters):
   """Share of each token over a grid of uniforms, and the logprobs told."""
   n = 4096
   uniform = (jnp.arange(n) + 0.5)[None] / n
-  tokens, told = sampling.choose(
+  tokens, told = drawing.choose(
     jnp.broadcast_to(logits, (1, n, logits.shape[-1])),
     uniform,
     greedy=False,
