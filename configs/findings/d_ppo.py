@@ -50,7 +50,7 @@ def get_config(arm: str = 'grpo'):
   if arm == 'grpo':
     c.algorithm.advantages = dict(name='group', std='group', ddof=1, eps=1e-4)
   elif arm == 'ppo_0.95':
-    c.algorithm.advantages = dict(name='gae', lam=0.95, gamma=1.0, whiten=True)
+    c.algorithm.advantages.lam = 0.95
   return c
 
 

@@ -74,32 +74,19 @@ def grade(
   ]
   names = list(fns)
 
-  def waiting(left):
-    rows = collections.defaultdict(list)
-    for i in left:
-      rows[names[i // len(pairs)]].append(i % len(pairs))
-    listing = '; '.join(
-      f'{name}: {len(own)} of {len(pairs)}, the first to '
-      f'{str(pairs[own[0]][1].prompt)[:60]!r}'
-      for name, own in rows.items()
-    )
-    logging.getLogger(__name__).warning(
-      'grading is not done after %s s; awaited: %s', patience, listing
-    )
-
-  def late(i):
-    prompt = str(pairs[i % len(pairs)][1].prompt)[:60]
-    told = f'not done after {limit:g} s, the answer to {prompt!r}; graded 0'
-    record(f'{names[i // len(pairs)]}/late', told)
-    return 0.0
+  def asked(i):
+    """Reward and prompt of a call."""
+    return names[i // len(pairs)], str(pairs[i % len(pairs)][1].prompt)[:60]
 
   found = in_threads(
     calls,
     threads=_THREADS,
     patience=patience,
-    waiting=waiting,
+    waiting=lambda left: _name_awaited(
+      [asked(i) for i in left], len(pairs), patience
+    ),
     limit=limit,
-    late=late,
+    late=lambda i: _too_late(*asked(i), limit),
   )
   columns = np.array(found, np.float32).reshape(len(names), *shape)
   return dict(zip(names, columns, strict=True))
@@ -154,6 +141,27 @@ def combine(
     total = np.where(opened == 1.0, total, np.float32(0.0))
     total = np.where(np.isnan(opened), np.float32(np.nan), total)
   return float(total) if shape == () else np.array(total, np.float32)
+
+
+def _name_awaited(left: list[tuple[str, str]], each: int, patience: float):
+  """Logs the (reward, prompt) that are awaited, of so many of each reward."""
+  prompts = collections.defaultdict(list)
+  for name, prompt in left:
+    prompts[name].append(prompt)
+  listing = '; '.join(
+    f'{name}: {len(own)} of {each}, the first to {own[0]!r}'
+    for name, own in prompts.items()
+  )
+  logging.getLogger(__name__).warning(
+    'grading is not done after %s s; awaited: %s', patience, listing
+  )
+
+
+def _too_late(name: str, prompt: str, limit: float) -> float:
+  """The reward of a completion whose grading is given up; counts it."""
+  told = f'not done after {limit:g} s, the answer to {prompt!r}; graded 0'
+  record(f'{name}/late', told)
+  return 0.0
 
 
 def _guarded(name: str, fn):
