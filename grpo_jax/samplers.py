@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from grpo_jax import continuous, programs, sampling, seating_replay, sharding
 from grpo_jax import seats as seats_lib
-from grpo_jax.models import transformer
+from grpo_jax.models import decode_step, transformer
 from grpo_jax.policy import Policy
 from grpo_jax.structs import (
   Array,
@@ -86,7 +86,7 @@ class _Bound:
     self.step = functools.partial(
       sampling.decode,
       step=functools.partial(
-        transformer.step,
+        decode_step.step,
         model,
         attend=programs.decoding_attention(policy),
         dtype=policy.dtype,

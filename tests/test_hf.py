@@ -16,7 +16,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from grpo_jax.models import cache as caches
-from grpo_jax.models import families, hf, params, stacking, transformer
+from grpo_jax.models import (
+  decode_step,
+  families,
+  hf,
+  params,
+  stacking,
+  transformer,
+)
 from grpo_jax.structs import Prompts
 
 REFERENCE = Path(__file__).parent / 'reference'
@@ -95,7 +102,7 @@ def test_logits_of_single_steps_equal_transformers(family):
 
     def step(cache, column):
       tokens, t = column
-      hidden, cache = transformer.step(
+      hidden, cache = decode_step.step(
         config, layers, tokens[:, None], t, trunk, cache, dtype=jnp.float32
       )
       return cache, to_logits(weights, hidden[:, 0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grpo_jax import drawing, layout, logprobs, samplers, sampling, seats
-from grpo_jax.models import transformer
+from grpo_jax.models import decode_step, transformer
 from grpo_jax.structs import Prompts
 
 EOS = 3
@@ -42,7 +42,7 @@ def programs(
 
   decode = functools.partial(
     sampling.decode,
-    step=functools.partial(transformer.step, model, dtype=jnp.float32),
+    step=functools.partial(decode_step.step, model, dtype=jnp.float32),
     head=transformer.head,
     stop_ids=stop_ids,
     vocab_size=vocab_size,

@@ -133,9 +133,13 @@ def rope(
 ) -> Float[Array, 'Q G N C H']:
   """Rotary embedding in Hugging Face's half-split order (RoFormer eq. 34)."""
   angles = positions[:, :, None, :, None].astype(jnp.float32) * frequencies
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return turn(x, jnp.cos(angles), jnp.sin(angles), axis=-1)
+
+
+def turn(x: Array, cos: Array, sin: Array, *, axis: int) -> Array:
+  """Turns the two halves of an axis by angles as many as half of it."""
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis)
   return turned.astype(x.dtype)
 
 

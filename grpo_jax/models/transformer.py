@@ -17,8 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from grpo_jax.models import attention, causal, decoding
-from grpo_jax.models import cache as caches
+from grpo_jax.models import attention, causal
 from grpo_jax.models.architecture import Config
 from grpo_jax.models.params import Param
 from grpo_jax.models.remat import ATTENTION, rematerialised
@@ -148,47 +147,6 @@ def branches(
   return hidden
 
 
-def step(
-  c: Config,
-  params: PyTree,
-  tokens: Int[Array, 'Q G'],
-  t: Int[Array, ''],
-  trunk: Trunk,
-  cache: list[KV],
-  start: Int[Array, 'Q G'] | None = None,
-  *,
-  attend: Callable = decoding.scores,
-  dtype,
-) -> tuple[Float[Array, 'Q G D'], list[KV]]:
-  """Decodes slot `t` of every branch.
-
-  Args:
-    params: `unstack`ed.
-    tokens, t: what goes into slot t.
-    trunk: as from `prefill`.
-    cache: a layer each, slots before t filled; see `cache`.
-    start: the slot of each branch's first token; None for 0.
-    attend: see `decoding`.
-
-  Returns:
-    Final hidden states and the cache with slot t filled.
-  """
-  start = jnp.zeros((1, 1), jnp.int32) if start is None else start
-  positions = trunk.length[:, None, None] + (t - start)[:, :, None]
-  positions = jnp.broadcast_to(positions, (*tokens.shape, 1))
-  hidden, cache = forward(
-    c,
-    params,
-    tokens[:, :, None],
-    positions,
-    functools.partial(attend, t=t, start=start),
-    trunk=trunk,
-    cache=(cache, t),
-    dtype=dtype,
-  )
-  return hidden[:, :, 0], cache
-
-
 def forward(
   c: Config,
   params: PyTree,
@@ -197,11 +155,10 @@ def forward(
   attend: Callable,
   *,
   trunk: Trunk | None = None,
-  cache: tuple[list[KV], Array] | None = None,
   dtype,
   remat: str = 'none',
   gather: Callable = as_stored,
-) -> tuple[Float[Array, 'Q G C D'], KV | list[KV]]:
+) -> tuple[Float[Array, 'Q G C D'], KV]:
   """The decoder.
 
   Args:
@@ -210,7 +167,6 @@ def forward(
     tokens, positions: of this call's tokens.
     attend: (q, k, v, trunk) -> [Q G N C H]; see `causal`.
     trunk: keys and values shared by a group.
-    cache: a layer each, and the slot to write this call's at.
     dtype: of matmuls and of the keys and values returned.
     remat: a name of `remat.POLICIES`.
     gather: (name, weights) -> the same, whole on each device that is to use
@@ -218,7 +174,7 @@ def forward(
 
   Returns:
     Hidden states after the final norm, and this call's keys and values
-    stacked over layers ([L Q G K C H]), or the updated cache.
+    stacked over layers ([L Q G K C H]).
   """
   frequencies = attention.rope_frequencies(
     c.head_dim, theta=c.rope_theta, scaling=c.rope_scaling
@@ -236,18 +192,18 @@ def forward(
   if isinstance(params['layers'], list):
     kvs = []
     for i, weights in enumerate(params['layers']):
-      shared = None if trunk is None else _layer_of(trunk, i)
-      own = None if cache is None else (cache[0][i], cache[1])
-      x, kv = one_layer(x, weights, shared, own)
+      shared = None
+      if trunk is not None:
+        shared = (trunk.kv.k[i], trunk.kv.v[i], trunk.mask)
+      x, kv = one_layer(x, weights, shared)
       kvs.append(kv)
-    if cache is None:
-      kvs = jax.tree.map(lambda *xs: jnp.stack(xs), *kvs)
+    kvs = jax.tree.map(lambda *xs: jnp.stack(xs), *kvs)
   else:
 
     def body(x, layer):
       weights, kv = layer
       shared = None if kv is None else (kv.k, kv.v, trunk.mask)
-      return one_layer(x, weights, shared, None)
+      return one_layer(x, weights, shared)
 
     kv = None if trunk is None else trunk.kv
     x, kvs = jax.lax.scan(
@@ -261,15 +217,15 @@ def head(params: PyTree) -> Float[Array, 'V D']:
   return params['head'] if 'head' in params else params['embed']
 
 
-def rms_norm(x: Array, scale: Array, eps: float) -> Array:
-  """x / rms(x) * scale over the last axis, in fp32 (arXiv 1910.07467)."""
+def rms_norm(x: Array, scale: Array, eps: float, axis: int = -1) -> Array:
+  """x / rms(x) * scale over an axis, in fp32 (arXiv 1910.07467)."""
   wide = x.astype(jnp.float32)
-  wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + eps)
+  wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis, keepdims=True) + eps)
   return (wide * scale).astype(x.dtype)
 
 
-def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
-  """One block; `trunk` and `cache` are this layer's."""
+def _layer(c, x, w, trunk, *, positions, frequencies, attend, gather):
+  """One block; `trunk` is this layer's."""
   # Cast first: what travels is half as much.
   w = gather('layers', jax.tree.map(lambda p: p.astype(x.dtype), w))
   y = rms_norm(x, w['attn_norm'], c.norm_eps)
@@ -279,17 +235,12 @@ def _layer(c, x, w, trunk, cache, *, positions, frequencies, attend, gather):
     k = rms_norm(k, w['k_norm'], c.norm_eps)
   q = attention.rope(q, positions, frequencies)
   k = attention.rope(k, positions, frequencies)
-  if cache is None:
-    kv = KV(k=k, v=v)
-  else:
-    past, t = cache
-    kv = caches.write(past, k, v, t)
-  y = checkpoint_name(attend(q, kv.k, kv.v, trunk), ATTENTION)
+  y = checkpoint_name(attend(q, k, v, trunk), ATTENTION)
   y = jnp.swapaxes(y, 2, 3).reshape(*x.shape[:3], c.num_heads * c.head_dim)
   x = x + _linear(y, w['o'].reshape(c.embed_dim, -1))
   y = rms_norm(x, w['mlp_norm'], c.norm_eps)
   y = jax.nn.silu(_linear(y, w['gate'])) * _linear(y, w['up'])
-  return x + _linear(y, w['down']), kv
+  return x + _linear(y, w['down']), KV(k=k, v=v)
 
 
 def _linear(x, w):
@@ -307,7 +258,3 @@ def _heads(x, w, name):
   if f'{name}_bias' in w:
     y = y + w[f'{name}_bias']
   return jnp.swapaxes(y, 2, 3)
-
-
-def _layer_of(trunk, i):
-  return trunk.kv.k[i], trunk.kv.v[i], trunk.mask

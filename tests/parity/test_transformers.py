@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from grpo_jax.models import cache as caches
 from grpo_jax.models import (
   causal,
+  decode_step,
   families,
   hf,
   params,
@@ -317,7 +318,7 @@ def greedy(config, weights, rows):
 
     def step(carry, t):
       tokens, cache = carry
-      hidden, cache = transformer.step(
+      hidden, cache = decode_step.step(
         config, layers, tokens[:, None], t, trunk, cache, dtype=jnp.float32
       )
       head = transformer.head(weights)
