@@ -48,7 +48,6 @@ class Asked:
     workdir: where models, requests and logs go.
     repeats: that count, of ours and of peers.
     threads: CPUs that every system has.
-    devices: that XLA divides them into, for ours.
     fields: of our config, by whole names.
   """
 
@@ -58,7 +57,6 @@ class Asked:
   workdir: pathlib.Path
   repeats: tuple[int, int]
   threads: int
-  devices: int
   fields: dict
 
 
@@ -111,7 +109,8 @@ def measure(workload: Workload, asked: Asked) -> dict:
   """Our own times and those of the peers, in turn.
 
   Returns:
-    'workload', 'weights', 'tokens' of all completions, 'peaks' in FLOP/s,
+    'workload', 'weights', 'devices' that XLA makes of the CPUs for ours,
+    'tokens' of all completions, 'peaks' in FLOP/s,
     'systems': name -> 'medians' in seconds and what it said, or 'error';
     'flops' and 'limits' in seconds by part, and 'rates': name -> part -> FLOP/s
     and the share of the limit, and of products of the same shapes.
@@ -120,13 +119,14 @@ def measure(workload: Workload, asked: Asked) -> dict:
   lengths = workloads.lengths(workload)
   arrays = asked.workdir / f'{workload.name}.npz'
   np.savez(arrays, prompts=workloads.prompt_ids(workload), lengths=lengths)
+  devices = workloads.config(workload, '', fields=asked.fields).cpu_devices
   request = {
     'workload': dataclasses.asdict(workload),
     'folder': str(folder),
     'arrays': str(arrays),
     'parts': asked.parts,
     'threads': asked.threads,
-    'devices': asked.devices,
+    'devices': devices,
     'fields': asked.fields,
     'kl_coef': workloads.KL_COEF,
     'learning_rate': workloads.LEARNING_RATE,
@@ -151,6 +151,7 @@ def measure(workload: Workload, asked: Asked) -> dict:
   return {
     'workload': dataclasses.asdict(workload),
     'weights': weights,
+    'devices': devices,
     'tokens': tokens,
     'peaks': peaks,
     'systems': systems,
@@ -193,7 +194,6 @@ def machine(asked: Asked) -> dict:
     'cpu': cpu or platform.processor(),
     'system': platform.platform(),
     'threads': asked.threads,
-    'devices': asked.devices,
     'commit': commit.stdout.strip(),
   }
 
@@ -264,14 +264,13 @@ def _asked(flags, parts):
     workdir=workdir,
     repeats=(flags.repeats, flags.peer_repeats),
     threads=flags.threads,
-    devices=flags.devices,
     fields=dict(_field(text) for text in flags.field),
   )
   for peer in asked.against:
     _python(peer, asked)
   for workload in chosen:
     # A misspelt field fails now.
-    workloads.config(workload, '', devices=1, fields=asked.fields)
+    workloads.config(workload, '', fields=asked.fields)
   return asked, chosen
 
 
@@ -302,7 +301,6 @@ def _flags(argv, parts):
   add('--repeats', type=int, default=5, help='that count, of ours')
   add('--peer_repeats', type=int, default=3, help='that count, of peers')
   add('--threads', type=int, default=len(os.sched_getaffinity(0)), help='CPUs')
-  add('--devices', type=int, default=2, help='that XLA divides them into')
   add('--field', action='append', default=[], help='updates.remat=none; ours')
   add('--peers', default='.venv-peers', help='their environments, -torch ...')
   add('--workdir', default='runs/speed', help='of models, requests and logs')

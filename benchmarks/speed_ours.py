@@ -221,7 +221,6 @@ def main(argv: list[str]) -> int:
   cfg = workloads.config(
     workload,
     request['folder'],
-    devices=request['devices'],
     fields=request['fields'],
   )
   begin = time.perf_counter()

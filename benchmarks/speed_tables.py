@@ -46,8 +46,7 @@ def page(found: Mapping) -> str:
       'with as many rows.',
       '',
       f'{found["date"]}, commit {machine["commit"]}, {machine["cpu"]}, '
-      f'{machine["threads"]} CPUs, of which XLA makes {machine["devices"]} '
-      f'devices for grpo_jax; {machine["system"]}.',
+      f'{machine["threads"]} CPUs; {machine["system"]}.',
       '',
       tables(found),
       '',
@@ -188,6 +187,8 @@ def _workloads(found):
     )
     parts = fields['peer_parts']
     told = f'; peers update in {parts} parts' if parts > 1 else ''
+    devices = one['devices']
+    told += f'; {devices} XLA device{"s" if devices > 1 else ""} for grpo_jax'
     yield (
       f'- {name}: {fields["model"]} ({one["weights"]} weights), '
       f'{fields["prompts"]} prompts x {fields["group_size"]}, prompts of '

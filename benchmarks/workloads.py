@@ -119,6 +119,8 @@ _ALL = (
     group_size=16,
     prompt=64,
     completion=64,
+    # Weights of that size are read once a token, not by each device.
+    fields={'cpu_devices': 1},
     goals=(
       Goal('rollout', 'best', 2.5),
       Goal('update', 'best', 2.0),
@@ -166,7 +168,11 @@ _ALL = (
     group_size=16,
     prompt=256,
     completion=24,
-    fields={'updates.length_multiple': 8, 'updates.logits_chunk': 8},
+    fields={
+      'cpu_devices': 1,
+      'updates.length_multiple': 8,
+      'updates.logits_chunk': 8,
+    },
     peer_parts=4,
     goals=(Goal('step', 'trl', 5.0),),
   ),
@@ -219,14 +225,13 @@ def lengths(workload: Workload) -> np.ndarray:
 
 
 def config(
-  workload: Workload, folder: str, *, devices: int, fields: dict
+  workload: Workload, folder: str, *, fields: dict
 ) -> ml_collections.ConfigDict:
   """Of our own run.
 
   Args:
     workload: what is run.
     folder: of the model.
-    devices: that the CPU is divided into.
     fields: further fields of the config by their whole names.
 
   Raises:
@@ -235,7 +240,7 @@ def config(
   c = base.get_config()
   c.init_from = str(folder)
   c.dtype = 'float32'
-  c.cpu_devices = devices
+  c.cpu_devices = 2
   c.mesh.update(data=-1, fsdp=1)
   c.prompts_per_step = workload.prompts
   c.group_size = workload.group_size

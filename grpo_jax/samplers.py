@@ -91,6 +91,7 @@ class _Bound:
         attend=programs.decoding_attention(policy),
         dtype=policy.dtype,
       ),
+      turns=functools.partial(decode_step.turns, model),
       head=transformer.head,
       stop_ids=policy.stop_ids,
       vocab_size=policy.tokenizer.vocab_size,

@@ -146,6 +146,7 @@ def decode(
   until: Int[Array, ''] | None = None,
   *,
   step: Callable,
+  turns: Callable,
   head: Callable,
   stop_ids: tuple[int, ...],
   vocab_size: int,
@@ -160,8 +161,9 @@ def decode(
     params, trunk, state: of the policy, the prompts and the loop so far.
     keys: from `row_keys`.
     until: pause before this slot; None for the capacity alone.
-    step: (params, tokens [Q G], t, trunk, cache, start) -> hidden [Q G D],
-      cache.
+    step: (params, tokens [Q G], t, turns of t, trunk, cache, start) -> hidden
+      [Q G D], cache.
+    turns: (trunk, t, start, (Q, G)) -> what `step` needs of slot t beside.
     head: params -> [V D].
     stop_ids: every id that ends a completion.
     vocab_size: ids from here on are padding and never sampled.
@@ -174,12 +176,14 @@ def decode(
   end = capacity if until is None else jnp.minimum(until, capacity)
   stop = jnp.array(stop_ids, jnp.int32)
 
-  def running(state):
+  def running(carried):
+    state, _ = carried
     return (state.t < end) & ~state.done.all()
 
-  def body(state):
+  def body(carried):
+    state, turned = carried
     hidden, cache = step(
-      params, state.token, state.t, trunk, state.cache, state.start
+      params, state.token, state.t, turned, trunk, state.cache, state.start
     )
     uniform = drawing.uniform(keys, state.length)
     # Greedy ignores the temperature, which must not divide by zero.
@@ -200,7 +204,7 @@ def decode(
     ended = jnp.isin(token, stop)
     if state.limit is not None:
       ended |= state.length + 1 >= state.limit
-    return state.replace(
+    state = state.replace(
       t=state.t + 1,
       token=token,
       done=state.done | ended & alive,
@@ -209,8 +213,12 @@ def decode(
       length=state.length + alive,
       cache=cache,
     )
+    return state, turned_for(state)
 
-  state = jax.lax.while_loop(running, body, state)
+  def turned_for(state):
+    return turns(trunk, state.t, state.start, state.token.shape)
+
+  state, _ = jax.lax.while_loop(running, body, (state, turned_for(state)))
   return state, state.done.all()
 
 

@@ -103,7 +103,14 @@ def test_logits_of_single_steps_equal_transformers(family):
     def step(cache, column):
       tokens, t = column
       hidden, cache = decode_step.step(
-        config, layers, tokens[:, None], t, trunk, cache, dtype=jnp.float32
+        config,
+        layers,
+        tokens[:, None],
+        t,
+        decode_step.turns(config, trunk, t, None, (len(tokens), 1)),
+        trunk,
+        cache,
+        dtype=jnp.float32,
       )
       return cache, to_logits(weights, hidden[:, 0])
 

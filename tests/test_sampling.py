@@ -43,6 +43,7 @@ def programs(
   decode = functools.partial(
     sampling.decode,
     step=functools.partial(decode_step.step, model, dtype=jnp.float32),
+    turns=functools.partial(decode_step.turns, model),
     head=transformer.head,
     stop_ids=stop_ids,
     vocab_size=vocab_size,

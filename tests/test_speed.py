@@ -103,7 +103,7 @@ def test_a_workload_survives_json():
 
 def test_a_misspelt_field_is_refused():
   with pytest.raises(ValueError, match='no field updates.remats'):
-    workloads.config(TINY, '', devices=1, fields={'updates.remats': 'none'})
+    workloads.config(TINY, '', fields={'updates.remats': 'none'})
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +117,8 @@ def opened(tmp_path_factory):
     assert workloads.folder_of('test', under) == (folder, weights)
 
     def open_with(**fields):
-      cfg = workloads.config(TINY, folder, devices=8, fields=fields)
+      fields |= {'cpu_devices': 8}
+      cfg = workloads.config(TINY, folder, fields=fields)
       return speed_ours.Ours(TINY, cfg)
 
     yield open_with
@@ -192,6 +193,7 @@ def found():
     'workload': dataclasses.asdict(WORKLOADS['W2']),
     'weights': 'random',
     'tokens': 2048,
+    'devices': 1,
     'peaks': {'square': 185e9, 'rollout': 90e9, 'update': 150e9},
     'systems': {
       'ours': {
@@ -219,9 +221,7 @@ def found():
     'workload': dataclasses.asdict(WORKLOADS['W4']),
     'systems': {'ours': w2['systems']['ours'] | {'busy': 0.25, 'padding': 0.7}},
   }
-  machine = dict(
-    cpu='a CPU', system='Linux', threads=2, devices=2, commit='abc'
-  )
+  machine = dict(cpu='a CPU', system='Linux', threads=2, commit='abc')
   return {
     'machine': machine,
     'date': '2026-01-02',
@@ -289,7 +289,6 @@ def asked(tmp_path, **changed):
     workdir=tmp_path,
     repeats=(1, 1),
     threads=1,
-    devices=1,
     fields={},
   )
   return speed.Asked(**given | changed)

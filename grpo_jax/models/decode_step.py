@@ -19,11 +19,35 @@ from grpo_jax.models.transformer import rms_norm
 from grpo_jax.structs import Array, KV, PyTree, Trunk
 
 
+def turns(
+  c: Config,
+  trunk: Trunk,
+  t: Int[Array, ''],
+  start: Int[Array, 'Q G'] | None,
+  rows: tuple[int, int],
+) -> tuple[Float[Array, 'half R'], Float[Array, 'half R']]:
+  """Cosines and sines of RoPE at slot `t` of (Q, G) branches, for `step`.
+
+  A loop of steps carries those of the next: within the step XLA computes them
+  for each head of each layer again, a tenth of a step on CPU.
+  """
+  frequencies = attention.rope_frequencies(
+    c.head_dim, theta=c.rope_theta, scaling=c.rope_scaling
+  )
+  positions = trunk.length[:, None] + t
+  if start is not None:
+    positions = positions - start
+  positions = jnp.broadcast_to(positions, rows).reshape(-1)
+  angles = frequencies[:, None] * positions.astype(jnp.float32)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
 def step(
   c: Config,
   params: PyTree,
   tokens: Int[Array, 'Q G'],
   t: Int[Array, ''],
+  turned: tuple[Array, Array],
   trunk: Trunk,
   cache: list[KV],
   start: Int[Array, 'Q G'] | None = None,
@@ -37,6 +61,7 @@ def step(
     c: sizes.
     params: `unstack`ed.
     tokens, t: what goes into slot t.
+    turned: `turns` of slot t.
     trunk: as from `prefill`.
     cache: a layer each, slots before t filled; see `cache`.
     start: the slot of each branch's first token; None for 0.
@@ -47,32 +72,25 @@ def step(
     Final hidden states and the cache with slot t filled.
   """
   start = jnp.zeros((1, 1), jnp.int32) if start is None else start
-  positions = trunk.length[:, None] + t - start
-  positions = jnp.broadcast_to(positions, tokens.shape)
   x = params['embed'][tokens.reshape(-1)].astype(dtype).T
   filled = []
   for i, w in enumerate(params['layers']):
     w = jax.tree.map(lambda p: p.astype(dtype), w)
-    q, k, v = _heads(c, x, w, positions)
+    q, k, v = _heads(c, x, w, turned, tokens.shape)
     kv = caches.write(cache[i], k, v, t)
     shared = (trunk.kv.k[i], trunk.kv.v[i], trunk.mask)
     y = attend(q, kv.k, kv.v, shared, t=t, start=start)
-    x = x + _linear(
-      w['o'].reshape(c.embed_dim, -1), y.reshape(x.shape[1], -1).T
-    )
+    y = y.reshape(x.shape[1], -1).T
+    x = x + _linear(w['o'].reshape(c.embed_dim, -1), y)
     x = x + _mlp(c, x, w)
     filled.append(kv)
-  x = _norm(c, x, params['final_norm'])
-  return x.T.reshape(*tokens.shape, -1), filled
+  x = x.T.reshape(*tokens.shape, -1)
+  return rms_norm(x, params['final_norm'], c.norm_eps), filled
 
 
-def _heads(c, x, w, positions):
+def _heads(c, x, w, turned, rows):
   """Queries, keys and values of x [D R], [Q G N 1 H] each, q and k turned."""
   y = _norm(c, x, w['attn_norm'])
-  frequencies = attention.rope_frequencies(
-    c.head_dim, theta=c.rope_theta, scaling=c.rope_scaling
-  )
-  angles = frequencies[:, None] * positions.reshape(-1).astype(jnp.float32)
   found = []
   for name in 'qkv':
     matrix = w[name]  # [N H D]
@@ -80,12 +98,12 @@ def _heads(c, x, w, positions):
     z = z.reshape(*matrix.shape[:2], -1)
     if f'{name}_bias' in w:
       z = z + w[f'{name}_bias'][..., None]
+    if f'{name}_norm' in w:
+      z = _norm(c, z, w[f'{name}_norm'])
     if name != 'v':
-      if c.qk_norm:
-        z = _norm(c, z, w[f'{name}_norm'])
-      z = attention.turn(z, jnp.cos(angles), jnp.sin(angles), axis=1)
+      z = attention.turn(z, *turned, axis=1)
     z = jnp.moveaxis(z, 2, 0)
-    found.append(z.reshape(*positions.shape, z.shape[1], 1, z.shape[2]))
+    found.append(z.reshape(*rows, z.shape[1], 1, z.shape[2]))
   return found
 
 

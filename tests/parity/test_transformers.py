@@ -319,7 +319,14 @@ def greedy(config, weights, rows):
     def step(carry, t):
       tokens, cache = carry
       hidden, cache = decode_step.step(
-        config, layers, tokens[:, None], t, trunk, cache, dtype=jnp.float32
+        config,
+        layers,
+        tokens[:, None],
+        t,
+        decode_step.turns(config, trunk, t, None, (len(rows), 1)),
+        trunk,
+        cache,
+        dtype=jnp.float32,
       )
       head = transformer.head(weights)
       logits = jnp.einsum('qgd,vd->qgv', hidden, head)[:, 0]
