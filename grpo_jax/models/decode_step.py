@@ -2,7 +2,7 @@
 
 A step has few rows, and on CPU a product of weights [out, in] by features
 [in, rows] is 1.15 to 1.6 times as fast as that of 16 to 64 rows by weights
-(LOG.md). So the stream is [D R], R = QG, and only attention has rows first. On
+(LOG.md). So the stream is [D Q G], and only attention has rows first. On
 TPU the compiler lays both out the same.
 """
 
@@ -25,7 +25,7 @@ def turns(
   t: Int[Array, ''],
   start: Int[Array, 'Q G'] | None,
   rows: tuple[int, int],
-) -> tuple[Float[Array, 'half R'], Float[Array, 'half R']]:
+) -> tuple[Float[Array, 'half Q G'], Float[Array, 'half Q G']]:
   """Cosines and sines of RoPE at slot `t` of (Q, G) branches, for `step`.
 
   A loop of steps carries those of the next: within the step XLA computes them
@@ -37,8 +37,8 @@ def turns(
   positions = trunk.length[:, None] + t
   if start is not None:
     positions = positions - start
-  positions = jnp.broadcast_to(positions, rows).reshape(-1)
-  angles = frequencies[:, None] * positions.astype(jnp.float32)
+  positions = jnp.broadcast_to(positions, rows).astype(jnp.float32)
+  angles = frequencies[:, None, None] * positions
   return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -72,51 +72,48 @@ def step(
     Final hidden states and the cache with slot t filled.
   """
   start = jnp.zeros((1, 1), jnp.int32) if start is None else start
-  x = params['embed'][tokens.reshape(-1)].astype(dtype).T
+  x = jnp.moveaxis(params['embed'][tokens].astype(dtype), -1, 0)
   filled = []
   for i, w in enumerate(params['layers']):
     w = jax.tree.map(lambda p: p.astype(dtype), w)
-    q, k, v = _heads(c, x, w, turned, tokens.shape)
+    q, k, v = _heads(c, x, w, turned)
     kv = caches.write(cache[i], k, v, t)
     shared = (trunk.kv.k[i], trunk.kv.v[i], trunk.mask)
     y = attend(q, kv.k, kv.v, shared, t=t, start=start)
-    y = y.reshape(x.shape[1], -1).T
+    y = jnp.moveaxis(y.reshape(*tokens.shape, -1), -1, 0)
     x = x + _linear(w['o'].reshape(c.embed_dim, -1), y)
     x = x + _mlp(c, x, w)
     filled.append(kv)
-  x = x.T.reshape(*tokens.shape, -1)
+  x = jnp.moveaxis(x, 0, -1)
   return rms_norm(x, params['final_norm'], c.norm_eps), filled
 
 
-def _heads(c, x, w, turned, rows):
-  """Queries, keys and values of x [D R], [Q G N 1 H] each, q and k turned."""
-  y = _norm(c, x, w['attn_norm'])
+def _heads(c, x, w, turned):
+  """Queries, keys and values of x [D Q G], [Q G N 1 H] each, q and k turned."""
+  y = _norm(c, x, w['attn_norm'], axis=0)
   found = []
   for name in 'qkv':
-    matrix = w[name]  # [N H D]
-    z = _linear(matrix.reshape(-1, matrix.shape[-1]), y)
-    z = z.reshape(*matrix.shape[:2], -1)
+    z = jnp.einsum('nhd,dqg->nhqg', w[name], y)
     if f'{name}_bias' in w:
-      z = z + w[f'{name}_bias'][..., None]
+      z = z + w[f'{name}_bias'][..., None, None]
     if f'{name}_norm' in w:
-      z = _norm(c, z, w[f'{name}_norm'])
+      z = _norm(c, z, w[f'{name}_norm'], axis=1)
     if name != 'v':
       z = attention.turn(z, *turned, axis=1)
-    z = jnp.moveaxis(z, 2, 0)
-    found.append(z.reshape(*rows, z.shape[1], 1, z.shape[2]))
+    found.append(jnp.moveaxis(z, (2, 3), (0, 1))[:, :, :, None])
   return found
 
 
 def _mlp(c, x, w):
-  y = _norm(c, x, w['mlp_norm'])
+  y = _norm(c, x, w['mlp_norm'], axis=0)
   y = jax.nn.silu(_linear(w['gate'], y)) * _linear(w['up'], y)
   return _linear(w['down'], y)
 
 
 def _linear(w, x):
-  return jnp.einsum('oi,ir->or', w, x)
+  return jnp.einsum('oi,iqg->oqg', w, x)
 
 
-def _norm(c, x, scale):
-  """Over the features, which are last but one."""
-  return rms_norm(x, scale[:, None], c.norm_eps, axis=-2)
+def _norm(c, x, scale, axis):
+  """Over the features, an axis that is followed by Q and G."""
+  return rms_norm(x, scale[:, None, None], c.norm_eps, axis=axis)
