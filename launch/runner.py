@@ -58,6 +58,7 @@ class Running:
   process: subprocess.Popen
   log: pathlib.Path
   begin: int  # bytes of the log that are of starts before this one
+  cpus: list[int]  # its own, to be given to who comes next
 
   def last_line(self) -> str:
     """Of what this start has written."""
@@ -84,6 +85,7 @@ class Runner:
     self.waiting, self.done, self.parallel = list(waiting), done, parallel
     self.total, self.kind = done + len(waiting), kind
     self.running: list[Running] = []
+    self.shares = processes.shares(parallel)  # of CPUs, those not in use
     self.failed: dict[str, str] = {}  # name -> what went wrong
     self.line = Line()
 
@@ -123,11 +125,12 @@ class Runner:
         if work is None:
           break
         self.waiting.remove(work)
-        self.running.append(start(work))
+        self.running.append(start(work, self.shares.pop()))
       time.sleep(_POLL)
       ended = [r for r in self.running if r.process.poll() is not None]
       for running in ended:
         self.running.remove(running)
+        self.shares.append(running.cpus)
         self._ended(running, passed)
       self.line.show(self._told, now=bool(ended))
 
@@ -178,17 +181,20 @@ class Runner:
     return f'{self.done}/{self.total} finished{failed}{under_way}'
 
 
-def start(work: Work) -> Running:
-  """Starts it, with its output in the log of its folder."""
+def start(work: Work, cpus: list[int]) -> Running:
+  """Starts it on these CPUs, with its output in the log of its folder."""
   work.begin()
   log = work.folder / LOG
   with open(log, 'ab') as file:
     # Now, as the process shares the position.
     begin = file.tell()
     process = processes.start(
-      work.command(sys.executable), stdout=file, stderr=subprocess.STDOUT
+      work.command(sys.executable),
+      cpus=cpus,
+      stdout=file,
+      stderr=subprocess.STDOUT,
     )
-    return Running(work, process, log, begin)
+    return Running(work, process, log, begin, cpus)
 
 
 class Line:

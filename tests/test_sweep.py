@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from configs import base
-from launch import elsewhere, runner, summary, sweep, sweeps, trials
+from launch import elsewhere, processes, runner, summary, sweep, sweeps, trials
 from launch.sweeps import chain, Choice, grid, zipped
 
 EXAMPLES = sorted((tiny.REPO / 'configs' / 'sweeps').glob('[a-z]*.py'))
@@ -425,10 +425,10 @@ def test_an_error_of_the_sweeps_own_leaves_no_trial_running(
 ):
   begun, begin = [], runner.start
 
-  def start(trial):
+  def start(trial, cpus):
     if begun:
       raise OSError(28, 'No space left on device', 'log.txt')
-    begun.append(begin(trial))
+    begun.append(begin(trial, cpus))
     return begun[0]
 
   monkeypatch.setattr(runner, 'start', start)
@@ -437,6 +437,40 @@ def test_an_error_of_the_sweeps_own_leaves_no_trial_running(
   assert sweep.main(argv) == 2
   assert capsys.readouterr().err == 'error: log.txt: No space left on device\n'
   assert begun[0].process.returncode is not None
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'sched_getaffinity'), reason='of Linux alone'
+)
+@pytest.mark.parametrize(
+  ('cpus', 'parts', 'expected'),
+  [
+    ({4, 5, 6, 7, 9}, 2, [[4, 5], [6, 7, 9]]),
+    ({0, 1}, 2, [[0], [1]]),
+    ({0, 1}, 1, [[]]),  # all
+    ({0, 1}, 3, [[], [], []]),
+  ],
+)
+def test_processes_at_a_time_share_the_cpus(monkeypatch, cpus, parts, expected):
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: cpus)
+  assert processes.shares(parts) == expected
+
+
+def test_each_trial_has_cpus_of_its_own(write, monkeypatch):
+  taken, begin = [], runner.start
+
+  def start(trial, cpus):
+    running = begin(trial, cpus)
+    taken.append(os.sched_getaffinity(running.process.pid))
+    return running
+
+  ours = sorted(os.sched_getaffinity(0))
+  if len(ours) < 2:
+    pytest.skip('one CPU')
+  monkeypatch.setattr(runner, 'start', start)
+  assert sweep.main([*write("grid({'seed': [1, 2]})"), '--parallel=2']) == 0
+  assert taken[0].isdisjoint(taken[1])
+  assert sorted(taken[0] | taken[1]) == ours
 
 
 def test_it_runs_as_a_file_too(write):
