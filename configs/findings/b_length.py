@@ -9,7 +9,8 @@ rises, and both jump at step 8.2k, where the limit doubles (2501.12948v2, 2.3).
 Two tasks of one form (tasks/attempts.py), each with a base of its own whose
 thoughts stop after 1.5 tries on average: in `search` every try may find the
 pair (1 - (1 - q)^n), in `lookup` tries are idle. The limit is 48 tokens for
-half of the 200 rollouts and 96 after. Arms, 3 seeds (`b_length.py:1`: one):
+half of the 200 rollouts of 16 x 16 and 96 after. Arms, 3 seeds
+(`b_length.py:1`: one):
   search           constant normalisation, which no length favours
   lookup           the same where thinking does not pay
   search_by_mean   each answer's mean (1/|o|), R1's form, to show its bias
@@ -75,7 +76,7 @@ def get_config(arm: str = 'search'):
     return c
   if arm not in ARMS:
     raise ValueError(f'no arm {arm!r}; there are {", ".join(ARMS)}')
-  c.steps, c.prompts_per_step, c.group_size = 200, 32, 16
+  c.steps, c.prompts_per_step, c.group_size = 200, 16, 16
   if arm != 'search_no_cap':
     c.sample.update(early_steps=100, early_completion_length=LIMIT // 2)
   weights = dict(name='constant', length=LIMIT)
@@ -83,7 +84,7 @@ def get_config(arm: str = 'search'):
     weights = dict(name='sequence_mean')
   c.algorithm.weights = weights
   c.algorithm.update(kl=dict(name='k2'), kl_coef=0.01)
-  c.updates.microbatches = 16
+  c.updates.microbatches = 8
   c.optimizer.update(learning_rate=2e-4, schedule='constant', weight_decay=0.0)
   c.checkpoint.update(every=100, keep_last=2, keep_best=0)
   c.eval.update(

@@ -11,8 +11,8 @@ Tasks: `sums` (the quickstart's strings) and `words` (tasks/bilingual.py: the
 same kind of sums told in two languages, with a thought and a summary in the
 asker's). For each, RL from its base makes a Zero, whose verified traces, on
 words in one language and with a summary, are the cold start: SFT of the base on
-n of them for three epochs, then the same RL. Arms: n = 0, 8, 32, 128, 512 of
-both tasks, 3 seeds (`c_cold_start.py:1`: one).
+n of them for three epochs, then the same RL, 120 rollouts of 16 x 16. Arms:
+n = 0, 8, 32, 128, 512 of both tasks, 3 seeds (`c_cold_start.py:1`: one).
 Measures: reach@0.5 and reach@0.8, the first rollout at which the mean reward
 for right answers over five is that high; pass@1 at the end; first:, the mean
 of the first five rollouts, which shows a dip.
@@ -115,6 +115,7 @@ def _of_task(task, seed):
 
 def _reinforced():
   c = quickstart.get_config()
+  c.steps, c.prompts_per_step, c.updates.microbatches = 120, 16, 8
   c.optimizer.schedule = 'constant'
   # The KL is to each arm's own first policy, and would hold one without a cold
   # start to a base that has not the habit.

@@ -11,8 +11,8 @@ Word problems in two languages (tasks/bilingual.py). The thought of `en` has one
 word for both signs, that of `it` tells them apart, and 40 % of the base's
 thoughts are mixed: on questions in `en` mixing pays, in `it` it does not.
 Arms: the weight w of the reward `lexicon`, 0, 0.1, 0.3 and 1, on questions of
-each language alone; 3 seeds (`f_language.py:1`: one). A thought of fewer than
-three words scores 0, or the shortest would be perfect.
+each language alone, 120 rollouts of 16 x 16; 3 seeds (`f_language.py:1`: one).
+A thought of fewer than three words scores 0, or the shortest would be perfect.
 Measures: pass@1, and last: the means of the last tenth of the rollouts of the
 share of the asker's words and of the length.
 
