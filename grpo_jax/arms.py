@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import warnings
 
 import numpy as np
 from scipy import stats
@@ -188,7 +189,9 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
   """Of Welch's t-test, two-sided; NaN with fewer than two of either."""
   if min(len(one), len(other)) < 2 or np.ptp(one) == np.ptp(other) == 0:
     return math.nan
-  return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+  # One of them may be all but constant, which SciPy warns of.
+  with warnings.catch_warnings(action='ignore', category=RuntimeWarning):
+    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
 
 
 def _cell(values, reference):
