@@ -2,8 +2,9 @@
 
 A step has few rows, and on CPU a product of weights [out, in] by features
 [in, rows] is 1.15 to 1.6 times as fast as that of 16 to 64 rows by weights
-(LOG.md). So the stream is [D Q G], and only attention has rows first. On
-TPU the compiler lays both out the same.
+(LOG.md). So the stream is [D Q G], and only attention has rows first. Q and G
+stay apart, as two axes of a mesh may split them. On TPU the compiler lays both
+out the same.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from grpo_jax.models import attention, decoding
 from grpo_jax.models import cache as caches
 from grpo_jax.models.architecture import Config
-from grpo_jax.models.transformer import rms_norm
+from grpo_jax.models.transformer import layer_of, rms_norm
 from grpo_jax.structs import Array, KV, PyTree, Trunk
 
 
@@ -78,8 +79,7 @@ def step(
     w = jax.tree.map(lambda p: p.astype(dtype), w)
     q, k, v = _heads(c, x, w, turned)
     kv = caches.write(cache[i], k, v, t)
-    shared = (trunk.kv.k[i], trunk.kv.v[i], trunk.mask)
-    y = attend(q, kv.k, kv.v, shared, t=t, start=start)
+    y = attend(q, kv.k, kv.v, layer_of(trunk, i), t=t, start=start)
     y = jnp.moveaxis(y.reshape(*tokens.shape, -1), -1, 0)
     x = x + _linear(w['o'].reshape(c.embed_dim, -1), y)
     x = x + _mlp(c, x, w)

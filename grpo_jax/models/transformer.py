@@ -1,4 +1,4 @@
-"""The decoder: one function for trunks, branches and single decode steps.
+"""The decoder: one function for trunks and branches; `decode_step` has steps.
 
 Covers Llama 3, SmolLM2, Qwen2/2.5 and Qwen3 dense by `Config` alone: RMSNorm,
 RoPE, grouped-query attention, gated SiLU MLP, optional biases on q, k and v,
@@ -192,9 +192,7 @@ def forward(
   if isinstance(params['layers'], list):
     kvs = []
     for i, weights in enumerate(params['layers']):
-      shared = None
-      if trunk is not None:
-        shared = (trunk.kv.k[i], trunk.kv.v[i], trunk.mask)
+      shared = None if trunk is None else layer_of(trunk, i)
       x, kv = one_layer(x, weights, shared)
       kvs.append(kv)
     kvs = jax.tree.map(lambda *xs: jnp.stack(xs), *kvs)
@@ -215,6 +213,11 @@ def forward(
 def head(params: PyTree) -> Float[Array, 'V D']:
   """The matrix that turns hidden states into logits."""
   return params['head'] if 'head' in params else params['embed']
+
+
+def layer_of(trunk: Trunk, i: int) -> tuple[Array, Array, Array]:
+  """Keys, values and mask of a trunk in layer i, as attention takes them."""
+  return trunk.kv.k[i], trunk.kv.v[i], trunk.mask
 
 
 def rms_norm(x: Array, scale: Array, eps: float, axis: int = -1) -> Array:
