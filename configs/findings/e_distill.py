@@ -82,9 +82,9 @@ def get_config(stage: str = 'rl'):
 
 
 def without_working(completion, example):
-  """What a right completion answers, alone."""
+  """What a right completion answers, in its tags and alone."""
   del completion
-  return example.answer
+  return f'<answer>{example.answer}</answer>'
 
 
 def get_stages(argument: str = '3'):
