@@ -1,0 +1,138 @@
+"""What is thought of completions: stages 2 and 3 of a verified set (`keep`)."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from grpo_jax import config, grading, questions, rewards
+from grpo_jax.tasks import shares
+from grpo_jax.verified import filters, rewriting, selection, verify
+
+_THREADS = 16  # that wait for judges and rewriters
+
+
+class Sifter:
+  """Judges, rewrites and sifts the completions of a block of prompts."""
+
+  def __init__(self, cfg, ask: questions.Questions):
+    """Picks every function that the config names.
+
+    Raises:
+      ValueError: unknown names or arguments.
+    """
+    k, task = cfg.keep, ask.task
+    self.tokenizer = ask.tokenizer
+    self.functions = grading.reward_functions(cfg, task)
+    self.weights = grading.reward_weights(cfg)
+    self.gate = cfg.reward_gate
+    self.domains = grading.domains_of(cfg)
+    judge = k.judge.to_dict()
+    # Of the examples that the judge decides on: the rest is for `right`.
+    self.judged_domains = tuple(judge.pop('domains', ()))
+    self.judge = config.pick(verify, judge)()
+    self.right = k.right
+    self._check(task)
+    self.rules = selection.Rules(
+      min_reward=k.min_reward,
+      filters=[(f['name'], config.pick(filters, f)()) for f in k.filters],
+      rewrite=config.pick(rewriting, k.rewrite, task=task)(),
+      still_right=self._still_right,
+      count=self.count,
+      near_size=k.near_size,
+      near=k.near_duplicates,
+      per_prompt=k.per_prompt,
+    )
+
+  def count(self, text: str) -> int:
+    """Tokens of a completion, EOS included."""
+    return len(self.tokenizer.encode(text, start=False)) + 1
+
+  def rows(self, indices, completions, examples) -> list[dict]:
+    """Rows of progress.
+
+    Args:
+      indices: Q of prompts.
+      completions: [Q][G].
+      examples: Q.
+
+    Raises:
+      ValueError: the judge has no verdict on any of them.
+    """
+    if not examples:
+      return []
+    components = rewards.grade(completions, examples, self.functions)
+    whole = rewards.combine(
+      components,
+      weights=self.weights,
+      gate=self.gate,
+      applies=grading.applying(self.domains, examples),
+    )
+    right = components.get(self.right, np.ones_like(whole))
+    with ThreadPoolExecutor(_THREADS) as pool:
+      judged = [q for q, e in enumerate(examples) if self._judges(e)]
+      pairs = [(c, examples[q]) for q in judged for c in completions[q]]
+      if pairs:
+        told = list(pool.map(lambda pair: _number(self.judge(*pair)), pairs))
+        if np.isnan(told).all():
+          raise ValueError(
+            f'keep.judge gave no verdict on any of {len(told)} answers; check '
+            'its arguments and that it can be reached'
+          )
+        right = np.array(right)
+        right[judged] = np.reshape(told, (len(judged), -1))
+      return list(
+        pool.map(
+          lambda *of: selection.sift(*of, self.rules),
+          *(indices, examples, completions, whole, right),
+        )
+      )
+
+  def _still_right(self, completion, example) -> bool:
+    """Of a text that has been rewritten."""
+    text = rewards.Completion(
+      completion, tokens=self.count(completion), finished=True
+    )
+    if self._judges(example):
+      return self.judge(text, example) == 1.0
+    if not self.right:
+      return True
+    return self.functions[self.right](text, example) == 1.0
+
+  def _judges(self, example) -> bool:
+    if self.judge is None:
+      return False
+    return not self.judged_domains or example.domain in self.judged_domains
+
+  def _check(self, task):
+    """ValueError where `right` and the judge cannot decide on the task."""
+    known = shares.domains(task)
+    if self.judged_domains:
+      if self.judge is None:
+        raise ValueError(
+          f'keep.judge.domains={self.judged_domains} are of a judge, and there '
+          'is none'
+        )
+      for domain in self.judged_domains:
+        if domain not in known:
+          raise ValueError(
+            f'keep.judge.domains names {domain!r}, and the task has {known}'
+          )
+      for part in shares.within(task, self.judged_domains).parts:
+        questions.need_answers(part.task)
+    elif self.judge is not None:
+      questions.need_answers(task)
+      return
+    if not self.right:
+      return
+    config.one_of('keep.right', self.right, tuple(self.functions))
+    own = self.domains[self.right]
+    for domain in known if own else ():
+      if domain not in (*own, *self.judged_domains):
+        raise ValueError(
+          f'answers of domain {domain!r} are judged neither by keep.right='
+          f'{self.right!r} nor by keep.judge; none could be kept'
+        )
+
+
+def _number(verdict) -> float:
+  return float('nan') if verdict is None else float(verdict)
