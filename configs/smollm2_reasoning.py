@@ -7,7 +7,8 @@ The part after the colon is one of `TASKS`.
 
 from configs import smollm2
 
-# Generator, its settings, and worked examples for the prompt.
+# Generator, its settings, and worked examples for the prompt, of which none is
+# a held-out question.
 TASKS = {
   'chain_sum': (
     dict(dataset='chain_sum', min_terms=2, max_terms=3, min_digits=1,
@@ -17,7 +18,7 @@ TASKS = {
        '<answer>7</answer>'),
       ('State the final answer to the following arithmetic problem: 9 - 2 =',
        '<answer>7</answer>'),
-      ('State the final answer to the following arithmetic problem: 6 + 8 =',
+      ('State the final answer to the following arithmetic problem: 8 + 6 =',
        '<answer>14</answer>'),
       ('State the final answer to the following arithmetic problem: 3 - 5 =',
        '<answer>-2</answer>'),
@@ -33,7 +34,7 @@ TASKS = {
        'your final answer.', '<answer>28</answer>'),
       ('Solve the following multiplication: 5 * 5. Give only the result as '
        'your final answer.', '<answer>25</answer>'),
-      ('Solve the following multiplication: 9 * 8. Give only the result as '
+      ('Solve the following multiplication: 8 * 9. Give only the result as '
        'your final answer.', '<answer>72</answer>'),
     ),
   ),
@@ -43,11 +44,11 @@ TASKS = {
     (
       ('Find the Greatest Common Divisor (GCD) of these numbers: 8, 12. Give '
        'only the GCD as your final answer.', '<answer>4</answer>'),
-      ('Find the Greatest Common Divisor (GCD) of these numbers: 7, 9. Give '
+      ('Find the Greatest Common Divisor (GCD) of these numbers: 9, 7. Give '
        'only the GCD as your final answer.', '<answer>1</answer>'),
-      ('Find the Greatest Common Divisor (GCD) of these numbers: 15, 20. Give '
+      ('Find the Greatest Common Divisor (GCD) of these numbers: 10, 15. Give '
        'only the GCD as your final answer.', '<answer>5</answer>'),
-      ('Find the Greatest Common Divisor (GCD) of these numbers: 18, 6. Give '
+      ('Find the Greatest Common Divisor (GCD) of these numbers: 6, 18. Give '
        'only the GCD as your final answer.', '<answer>6</answer>'),
     ),
   ),
@@ -58,7 +59,7 @@ TASKS = {
       ("Remove all numbers larger than 5.5 in this list: ['7', '2.1', '-30']\n"
        'Return the new list in the same format.',
        "<answer>['2.1', '-30']</answer>"),
-      ("Keep all numbers smaller than -3 in this list: ['-8.2', '0', '14']\n"
+      ("Keep all numbers smaller than -3 in this list: ['-8.2', '0', '15']\n"
        'Return the new list in the same format.',
        "<answer>['-8.2']</answer>"),
     ),
@@ -66,11 +67,11 @@ TASKS = {
   'letter_counting': (
     dict(dataset='letter_counting', min_words=1, max_words=1),
     (
-      ('How many times does the letter "e" appear in the text: "tree"?',
+      ('How many times does the letter "e" appear in the text: "seed"?',
        '<answer>2</answer>'),
       ('How many times does the letter "a" appear in the text: "banana"?',
        '<answer>3</answer>'),
-      ('How many times does the letter "t" appear in the text: "cat"?',
+      ('How many times does the letter "t" appear in the text: "hat"?',
        '<answer>1</answer>'),
       ('How many times does the letter "o" appear in the text: "moon"?',
        '<answer>2</answer>'),

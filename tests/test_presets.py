@@ -6,7 +6,8 @@ import math
 import pytest
 import tiny
 
-from grpo_jax import validation_rl
+from configs import smollm2_reasoning
+from grpo_jax import tasks, validation_rl
 
 NAMES = ('r1', 'modern', 'dapo', 'dr_grpo', 'gspo', 'rloo', 'ppo')
 
@@ -73,3 +74,11 @@ def test_a_preset_fits_small_experiments_with_arguments_of_their_own(name):
 def test_an_unknown_experiment_is_named():
   with pytest.raises(ValueError, match="no experiment 'quickstartt'"):
     preset('dapo', 'quickstartt')
+
+
+@pytest.mark.parametrize('task', smollm2_reasoning.TASKS)
+def test_no_worked_example_of_a_prompt_is_a_held_out_question(task):
+  c = smollm2_reasoning.get_config(task)
+  splits = {tasks.split_of(q, test_share=c.task.test_share)
+            for q, _ in c.prompt.shots}  # fmt: skip
+  assert splits == {'train'}
