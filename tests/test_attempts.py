@@ -5,7 +5,7 @@ import re
 import pytest
 
 from grpo_jax import tasks
-from grpo_jax.tasks.attempts import ALPHABET, pair_share
+from grpo_jax.tasks.attempts import ALPHABET
 from grpo_jax.tasks.common import Example
 
 TRY = re.compile(r'(\d)\+(\d)=(\d\d)( no)?')
@@ -80,17 +80,19 @@ def test_a_number_is_used_once():
   assert not task.verify('5+5', Example('', '4+6', data=facts))
 
 
-def test_the_share_of_right_pairs_is_counted():
-  # 3+8 and 2+9 of 15 pairs.
-  assert pair_share((3, 8, 5, 2, 9, 4), 11) == pytest.approx(2 / 15)
+def problems(kind, **of):
+  """What must be told apart: in `search`, numbers in any order."""
+  found = [e.data for e in examples(kind=kind, size=2000, **of)[1]]
+  order = sorted if kind == 'search' else tuple
+  return {(tuple(order(e['listed'])), e['target']) for e in found}
 
 
-def test_splits_share_no_question():
-  asked = [
-    {e.prompt for e in examples(split=split, size=2000)[1]}
-    for split in ('train', 'test')
-  ]
-  assert not asked[0] & asked[1]
+@pytest.mark.parametrize('kind', ['search', 'lookup'])
+def test_splits_and_parts_share_no_problem(kind):
+  train, test = (problems(kind, split=split) for split in ('train', 'test'))
+  assert train and test and not train & test
+  corpus, asked = (problems(kind, part=p) for p in ('corpus', 'questions'))
+  assert corpus and asked and not corpus & asked
 
 
 @pytest.mark.parametrize(
