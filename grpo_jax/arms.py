@@ -293,9 +293,9 @@ def _median(curves, name):
 def _forecast(curves, name):
   values = _curve(curves, name)
   steps = np.arange(1, len(values) + 1)
-  if not len(values):
+  if len(values) < 2 * scaling_law.FEWEST:
     return math.nan
-  return scaling_law.forecast(steps, values, largest=1.0).error
+  return abs(scaling_law.forecast(steps, values, largest=1.0).error)
 
 
 def _end_of(values):

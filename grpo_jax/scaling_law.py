@@ -18,7 +18,7 @@ import numpy as np
 from scipy import optimize
 
 # Fewer points than this do not hold four numbers down.
-_FEWEST = 8
+FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +150,9 @@ def _points(compute, reward):
     )
   present = ~np.isnan(reward)
   compute, reward = compute[present], reward[present]
-  if len(compute) < _FEWEST:
+  if len(compute) < FEWEST:
     raise ValueError(
-      f'{len(compute)} points do not hold a sigmoid down; {_FEWEST} are needed'
+      f'{len(compute)} points do not hold a sigmoid down; {FEWEST} are needed'
     )
   if (compute <= 0).any():
     raise ValueError(

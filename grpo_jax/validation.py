@@ -99,6 +99,12 @@ def of_sft(cfg, *, ways: tuple[int, int, int]) -> None:
       'train: it packs completions of one prompt, and sft has one each; set '
       'it to 0'
     )
+  if cfg.updates.group_microbatches != 1:
+    raise ValueError(
+      f'updates.group_microbatches={cfg.updates.group_microbatches} is of '
+      'grpo_jax.train: it splits groups, and sft has one completion a prompt; '
+      'set it to 1'
+    )
   one_of('sft.loss_on', cfg.sft.loss_on, ('completion', 'everything'))
   if cfg.sft.epochs < 0:
     raise ValueError(f'sft.epochs={cfg.sft.epochs} must not be negative')

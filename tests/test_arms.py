@@ -140,7 +140,23 @@ def test_a_forecast_that_is_right_misses_by_little(run):
   curve = 0.1 + 0.8 / (1 + (20 / steps) ** 2)
   folder = run('a', {}, curve.tolist())
   name = 'forecast:reward/correct'
-  assert abs(arms.measured({'a': [folder]}, [name])['a'].values[name][0]) < 0.01
+  missed = arms.measured({'a': [folder]}, [name])['a'].values[name][0]
+  assert 0 <= missed < 0.01
+
+
+def test_a_forecast_that_is_wrong_misses_by_a_size_and_needs_enough_steps(run):
+  steps = np.arange(1, 101)
+  curve = 0.1 + 0.8 / (1 + (20 / steps) ** 2)
+  name = 'forecast:reward/correct'
+
+  def missed(folder):
+    return arms.measured({'a': [folder]}, [name])['a'].values[name][0]
+
+  falls = np.where(steps > 50, 0.1, curve).tolist()
+  rises = np.where(steps > 50, 1.0, curve).tolist()
+  assert missed(run('falls', {}, falls)) > 0.3
+  assert missed(run('rises', {}, rises)) > 0.05
+  assert math.isnan(missed(run('short', {}, falls[:15])))
 
 
 def test_an_arm_that_seldom_gets_there_says_how_often(run):

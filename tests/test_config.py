@@ -189,6 +189,12 @@ def test_buckets_of_fine_tuning_are_refused_with_the_reason():
     validation.of_sft(cfg, ways=(1, 1, 1))
 
 
+def test_parts_of_groups_are_refused_where_there_are_no_groups():
+  cfg = changed(**{'updates.group_microbatches': 4})
+  with pytest.raises(ValueError, match='splits groups, .* set it to 1$'):
+    validation.of_sft(cfg, ways=(1, 1, 1))
+
+
 def test_what_is_set_of_a_critic_without_effect_is_told():
   c = base.get_config()
   c.updates.minibatches = 4
