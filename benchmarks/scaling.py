@@ -6,7 +6,7 @@
 The host's part is measured here, on completions that are made up: CPU seconds
 of each part as one of H processes would have it, what it grows with (non-
 negative least squares), and from that the seconds of `--step` at each of
-`--slices_of` hosts. The programs' part is arithmetic on published numbers of
+`--to_hosts` hosts. The programs' part is arithmetic on published numbers of
 the chip (`scaling_chips`); `--compiled` takes utilisations from the JSON of
 `launch.compile_check` instead of assumed ones. Nothing here ran on a TPU.
 
@@ -44,7 +44,7 @@ _verified = flags.DEFINE_integer(
   'math_verify', 0, 'completions that Math-Verify judges, 2 processes; 0: none'
 )
 _step = flags.DEFINE_list('step', ['640', '16'], 'Q and G extrapolated to')
-_slices_of = _ints('slices_of', [1, 16, 128, 1024, 2048], 'H extrapolated to')
+_to_hosts = _ints('to_hosts', [1, 16, 128, 1024, 2048], 'H extrapolated to')
 _checked = flags.DEFINE_integer(
   'checked_hosts', 128, 'of --step, measured beside the fit; 0: none'
 )
@@ -191,7 +191,7 @@ def _asked_sizes():
   return [
     Size(prompts=q, group=g, completion=c, hosts=h)
     for c in _lengths.value
-    for h in _slices_of.value
+    for h in _to_hosts.value
   ]
 
 

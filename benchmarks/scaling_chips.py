@@ -21,10 +21,11 @@ Left out: activations, padding of trunks, prompts in caches, latencies.
 import dataclasses
 import math
 
+from grpo_jax.layout import capacities
 from grpo_jax.models import params as params_lib
 from grpo_jax.models import transformer
 from grpo_jax.models.architecture import Config
-from grpo_jax.sampling import capacities
+from launch import flops
 from launch.chips import Chip
 
 CHIPS_A_HOST = 4
@@ -103,8 +104,14 @@ def step(
     )
   parts = work.rows // work.minibatches // (on.fsdp * on.data)  # a row each
   found = _sampling(model, chip, on, work, rates)
-  flops = update_flops(model, work)
-  compute = flops / (rates.update * on.chips * chip.flops)
+  learned = flops.of_update(
+    model,
+    prompts=work.prompts,
+    group=work.group,
+    prompt=work.prompt,
+    completion=work.longest,
+  )
+  compute = learned / (rates.update * on.chips * chip.flops)
   shard = whole / on.tensor * (1 - 1 / on.fsdp)
   gathered = work.minibatches * parts * shard * (2 * _BF16 + _FP32)
   reduced = 2 * (1 - 1 / on.slices) * _FP32 * whole / (on.fsdp * on.tensor)
@@ -118,7 +125,7 @@ def step(
   writers = max(on.fsdp * on.tensor // CHIPS_A_HOST, 1)
   return found | {
     'microbatches': parts,
-    'update_flops': flops,
+    'update_flops': learned,
     'useful_tokens': work.mean / work.longest,
     'update_compute_s': compute,
     'gathered_bytes': gathered,
@@ -138,16 +145,7 @@ def step(
 def counts(model: Config) -> tuple[int, int]:
   """Parameters, and those that a token is multiplied with."""
   whole = params_lib.count(transformer.declare(model))
-  looked_up = 0 if model.tied_head else model.vocab_size * model.embed_dim
-  return whole, whole - looked_up
-
-
-def update_flops(model: Config, work: Work) -> float:
-  """Of a step's updates: forward and backward once, as wide as the longest."""
-  rows, c, p = work.rows, work.longest, work.prompt
-  tokens = rows * c + work.prompts * p
-  pairs = rows * c * (p + c / 2) + work.prompts * p**2 / 2
-  return 6 * counts(model)[1] * tokens + 3 * _attention(model) * pairs
+  return whole, flops.in_products(model)
 
 
 def _sampling(model, chip, on, work, rates):
@@ -168,8 +166,9 @@ def _sampling(model, chip, on, work, rates):
       steps = max(min(capacity, length) - done, 0)
       bytes_ = (kept * capacity / waves, weights)
       reading = sum(bytes_) / (rates.decode * chip.hbm_bandwidth)
-      flops = 2 * products + _attention(model) * (work.prompt + capacity)
-      computing = flops * at_once / (on.chips * chip.flops)
+      of_token = flops.of_pairs(model) * (work.prompt + capacity)
+      of_token += 2 * products
+      computing = of_token * at_once / (on.chips * chip.flops)
       total += steps * max(reading, computing)
       of_cache += steps * bytes_[0] / (rates.decode * chip.hbm_bandwidth)
       done += steps
@@ -192,8 +191,3 @@ def _sampling(model, chip, on, work, rates):
     # After the mean completion has ended.
     'tail_s': seconds - to_mean if seconds < math.inf else math.inf,
   }
-
-
-def _attention(model):
-  """FLOPs of one query with one key, of all layers and heads, and values."""
-  return 4 * model.num_layers * model.num_heads * model.head_dim

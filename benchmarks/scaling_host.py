@@ -21,7 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from grpo_jax import (
   config,
-  judging,
+  grading,
   layout,
   metrics,
   questions,
@@ -134,9 +134,9 @@ def measure(
       stop_ids=tokenizer.eos_ids,
     ),
   )
-  judge = judging.Judge(cfg, task)
+  grader = grading.Grader(cfg, task)
   graded, components = clock(
-    'grade', lambda: judge.grade(0, completions, examples)
+    'grade', lambda: grader.grade(0, completions, examples)
   )
   # As after the exchange: numbers of all rows are known here.
   collected = rollout.Collected(

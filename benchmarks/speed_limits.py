@@ -17,9 +17,9 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from benchmarks import workloads
-from benchmarks.scaling_chips import counts
 from benchmarks.workloads import Workload
 from grpo_jax import cli, sharding
+from launch.flops import in_products
 
 _SQUARE = 2048
 _MOST_ROWS = 8192  # more are no faster
@@ -32,7 +32,7 @@ def sampling_flops(workload: Workload, tokens: int) -> float:
     workload: its model counts.
     tokens: sampled.
   """
-  return 2 * counts(workload.size)[1] * tokens
+  return 2 * in_products(workload.size) * tokens
 
 
 def update_flops(workload: Workload, tokens: int) -> float:
@@ -43,7 +43,7 @@ def update_flops(workload: Workload, tokens: int) -> float:
     tokens: of completions.
   """
   tokens += workload.prompts * workload.prompt
-  return 8 * counts(workload.size)[1] * tokens
+  return 8 * in_products(workload.size) * tokens
 
 
 def flops(workload: Workload, tokens: int) -> dict[str, float]:

@@ -45,9 +45,9 @@ class Ours:
     validation_rl.of_training(cfg, ways=pol.ways())
     self.trainer = training.policy_trainer(pol, cfg)
     self.publish = programs.publish(pol)
-    self.score = training.scores(pol, cfg)
+    self.score = training.add_logprobs(pol, cfg)
     self.credit = training.assign_credit(pol, cfg)
-    self.minibatch = training.minibatch(pol)
+    self.join = training.join(pol)
     self.sampler = self._sampler(cfg.sample.seats)
     # The same without seats: all of a step to the end of the longest.
     self.together = self._sampler(0)
@@ -92,7 +92,7 @@ class Ours:
     counted = np.ones(self.workload.prompts, bool)
     batch, _ = self.credit(batch, *map(self.put, (rewards, finished, counted)))
     every = np.arange(self.workload.prompts, dtype=np.int32)
-    part = self.minibatch(batch, self.put(every))
+    part = self.join([batch], self.put(every))
     self.state, metrics = self.trainer.update(self.state, part)
     return jax.device_get(metrics)
 
@@ -127,7 +127,7 @@ class Ours:
 
   def prefill(self, published):
     """The prompts alone, as the sampler begins."""
-    return self.together.args[0].prefill(published, self.prompts)
+    return self.together.programs.prefill(published, self.prompts)
 
   def alone(self, published):
     """The same completions after a prompt of one token: an empty trunk."""

@@ -27,7 +27,7 @@ def verified(name: str, config: str, *, init: str) -> Stage:
   )
 
 
-def measured(
+def with_evaluations(
   stage: Stage, config: str, *, tasks: dict[str, str]
 ) -> Iterator[Stage]:
   """A stage and the evaluations of its model, which lie beside it.

@@ -19,10 +19,10 @@ from grpo_jax import hosts, planner, programs, sharding, slots, update
 from grpo_jax.policy import Policy
 from grpo_jax.structs import Array, Batch, PyTree, TrainState
 
-# A microbatch holds 1 / PARTS of the tokens of the largest minibatch that the
+# A microbatch holds 1 / SHARE of the tokens of the largest minibatch that the
 # config allows, so that the last one of a shape, which is not full, wastes
 # little; but LEAST a device, below which products get slow.
-PARTS = 100
+SHARE = 100
 LEAST = 1024
 
 
@@ -49,7 +49,7 @@ def plans(
   def fn(lengths, batch):
     (q, g), trunk = lengths.shape, batch.trunk.shape[1]
     most = q // parts[0] * (trunk + g // parts[1] * longest)
-    wanted = q * (trunk + g * longest) // PARTS
+    wanted = q * (trunk + g * longest) // SHARE
     sizes = planner.Sizes(
       widths=widths,
       capacity=min(capacity, planner.CAPACITY),
@@ -68,7 +68,7 @@ def lengths_of(mask: Array) -> np.ndarray:
   return hosts.everywhere(mask.sum(-1), what='lengths')
 
 
-def rescore(
+def by_buckets(
   policy: Policy,
   scoring: Callable,
   *,

@@ -72,6 +72,20 @@ def need_workdir(workdir: pathlib.Path | None) -> pathlib.Path:
   return workdir
 
 
+def from_workdir(cfg, workdir: pathlib.Path | None):
+  """The config, with the run in `workdir` to start from unless one is given."""
+  is_run = workdir is not None and (workdir / files.MODEL).is_dir()
+  if is_run and not init_from_given():
+    cfg = cfg.copy_and_resolve_references()
+    cfg.init_from = str(workdir)
+  if not cfg.init_from:
+    where = '' if workdir is None else f'no run in {workdir}; '
+    raise ValueError(
+      f'{where}name the --workdir of a run, or a model with --init_from'
+    )
+  return cfg
+
+
 def refuse_address(flag: str, value: str | None) -> None:
   """Raises a ValueError for gs://... and the like, where a folder is needed.
 

@@ -83,7 +83,7 @@ def _apart(policy: Policy, cfg) -> Learner:
     microbatches=c.microbatches,
   )
   actor = training.policy_trainer(policy, cfg)
-  values = training.rescorer(policy, cfg, scoring_of(policy))
+  values = training.by_parts(policy, cfg, scoring_of(policy))
   copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
   def init(params):
@@ -117,7 +117,7 @@ def _shared(policy: Policy, cfg) -> Learner:
 
   def scoring_of(policy):
     hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
-    scores = programs.head_scores(policy, **training.head_numbers(cfg))
+    scores = programs.head_logprobs(policy, **training.head_numbers(cfg))
 
     def scoring(params, batch):
       states = hidden(params['policy'], batch)
@@ -141,7 +141,7 @@ def _shared(policy: Policy, cfg) -> Learner:
     scoring=scoring_of,
     declared={'policy': policy.declared, 'value_head': head},
   )
-  values = training.rescorer(
+  values = training.by_parts(
     policy, cfg, lambda params, batch: scoring(params, batch)[2:]
   )
 

@@ -22,6 +22,7 @@ from grpo_jax import (
   cli,
   config,
   files,
+  grading,
   hosts,
   measures,
   policy,
@@ -33,13 +34,13 @@ from grpo_jax import (
 )  # fmt: skip
 from grpo_jax.rewards import languages, rules, symbolic, text
 from grpo_jax.structs import PyTree
-from grpo_jax.tasks import shares
+from grpo_jax.tasks import Example, shares
 
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Evaluates and prints; writes `workdir/eval.json`."""
   workdir = cli.need_workdir(workdir)
-  cfg = from_workdir(cfg, workdir)
+  cfg = cli.from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
   step, params = pol.checkpoint()
@@ -80,20 +81,6 @@ def of_instructions(cfg):
   cfg.eval.file = files.INSTRUCTIONS
   # Texts are not voted on.
   cfg.eval.votes = ()
-  return cfg
-
-
-def from_workdir(cfg, workdir: pathlib.Path | None):
-  """The config, with the run in `workdir` to start from unless one is given."""
-  is_run = workdir is not None and (workdir / files.MODEL).is_dir()
-  if is_run and not cli.init_from_given():
-    cfg = cfg.copy_and_resolve_references()
-    cfg.init_from = str(workdir)
-  if not cfg.init_from:
-    where = '' if workdir is None else f'no run in {workdir}; '
-    raise ValueError(
-      f'{where}name the --workdir of a run, or a model with --init_from'
-    )
   return cfg
 
 
@@ -263,15 +250,26 @@ def summarise(
   return result
 
 
-def _format(cfg, task) -> Callable[[str], float]:
-  """The run's own format reward, or else thought and answer in their tags."""
-  spec = dict(name='format')
+def _format(cfg, task) -> Callable[[str, Example], float]:
+  """The run's first format reward that judges an example's domain.
+
+  Without one, the first that judges all, or else thought and answer in tags.
+  """
+  specs = {}
   for reward in cfg.rewards.values():
     if reward.get('name') == 'format':
-      spec = reward.to_dict()
-  spec.pop('weight', None)
-  reward = config.pick(rewards, spec, task=task)()
-  return lambda completion: reward(completion, None)
+      for domain in reward.get('domains', ()) or ('',):
+        specs.setdefault(domain, grading.arguments_of(reward))
+  specs.setdefault('', dict(name='format'))
+  forms = {
+    domain: config.pick(rewards, spec, task=task)()
+    for domain, spec in specs.items()
+  }
+
+  def follows(completion, example):
+    return forms.get(example.domain, forms[''])(completion, example)
+
+  return follows
 
 
 def _nothing(completion: str) -> str:
@@ -291,7 +289,7 @@ def _main(cfg, workdir):
 
     win_rate.run(cfg, workdir)
   elif task == 'instructions':
-    run(of_instructions(from_workdir(cfg, workdir)), workdir)
+    run(of_instructions(cli.from_workdir(cfg, workdir)), workdir)
   else:
     run(cfg, workdir)
 

@@ -6,7 +6,7 @@ import pathlib
 from absl import flags
 import jax.numpy as jnp
 
-from grpo_jax import cli, evaluate, hosts, policy
+from grpo_jax import cli, hosts, policy
 from grpo_jax.models import hf
 
 _out = flags.DEFINE_string('out', None, 'Folder to create.')
@@ -20,7 +20,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   cli.refuse_address('out', _out.value)
   if not _out.value:
     raise ValueError('--out=FOLDER is needed: where to write the model')
-  cfg = evaluate.from_workdir(cfg, workdir)
+  cfg = cli.from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   hf.save(
     _out.value,

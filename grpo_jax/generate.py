@@ -18,7 +18,6 @@ from grpo_jax import (
   chat,
   cli,
   config,
-  evaluate,
   files,
   hosts,
   keep,
@@ -27,7 +26,7 @@ from grpo_jax import (
   questions,
   validation,
 )
-from grpo_jax.tasks import Example, shares, Task
+from grpo_jax.tasks import of_prompts, shares
 
 _prompts = flags.DEFINE_multi_string(
   'prompt', [], 'A prompt to answer; may be given several times.'
@@ -46,7 +45,7 @@ _chat = flags.DEFINE_bool(
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
   cli.refuse_address('out', _out.value)
-  cfg = evaluate.from_workdir(cfg, workdir)
+  cfg = cli.from_workdir(cfg, workdir)
   config.one_of('--keep', _keep.value, ('all', 'verified'))
   if _keep.value == 'verified':
     if not _out.value or _prompts.value:
@@ -64,14 +63,14 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   validation.of_answers(cfg, 'generate')
   pol = policy.open_policy(cfg)
   if _prompts.value:
-    examples = [Example(prompt=p, answer='') for p in _prompts.value]
     # The config's task has no say: it may not even be complete.
-    task = Task(len(examples), examples.__getitem__, lambda *_: False)
+    task = of_prompts(_prompts.value)
     ask = questions.questions_of(task, cfg, pol.tokenizer)
+    asked = range(len(task))
   else:
     ask = questions.questions(cfg, pol.tokenizer, evaluation=True)
     asked = shares.first_of_each(ask.task, cfg.generate.prompts)
-    examples = [ask.task.example(i) for i in asked]
+  examples = [ask.task.example(i) for i in asked]
   answerer = answers.of_section(pol, ask, cfg, 'generate', count=len(examples))
   params = programs.publish(pol)(pol.params())
   parts = answerer.run(params, examples, seed=cfg.seed)

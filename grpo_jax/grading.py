@@ -103,9 +103,8 @@ def reward_functions(cfg, task: Task) -> dict[str, Callable]:
       answer would be wrong, and nothing would say so.
   """
   functions = {}
-  for name, reward in cfg.rewards.items():
-    if reward.get('name') in batched_rewards.__all__:
-      continue
+  for name in rules_of(cfg):
+    reward = cfg.rewards[name]
     domains = reward.get('domains', ())
     judged = shares.within(task, domains)
     fn = config.pick(rewards, arguments_of(reward), task=judged)()
@@ -149,6 +148,15 @@ def reward_weights(cfg) -> dict[str, float]:
       f'{", ".join(cfg.rewards)}'
     )
   return {k: float(v.weight) for k, v in cfg.rewards.items()}
+
+
+def rules_of(cfg) -> tuple[str, ...]:
+  """The rewards that are rules; the others are reward models."""
+  return tuple(
+    name
+    for name, reward in cfg.rewards.items()
+    if reward.get('name') not in batched_rewards.__all__
+  )
 
 
 def arguments_of(reward) -> dict:

@@ -38,7 +38,7 @@ from grpo_jax import (
   validation,
 )
 from grpo_jax.tasks import shares
-from grpo_jax.verified import judged, mixing, progress, record_set, selection
+from grpo_jax.verified import mixing, progress, record_set, selection, sifting
 
 # Of the config, what the rows depend on.
 _SETTINGS = (
@@ -53,7 +53,7 @@ def run(cfg, folder: pathlib.Path) -> None:
   validation.of_keep(cfg)
   pol = policy.open_policy(cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  judging = judged.Judged(cfg, ask)
+  sifter = sifting.Sifter(cfg, ask)
   mixed = [mixing.Mixed(spec, cfg.seed) for spec in cfg.keep.mix]
   with cli.lock(folder, flag='out'):
     step, params = pol.checkpoint()
@@ -65,8 +65,8 @@ def run(cfg, folder: pathlib.Path) -> None:
       begun.refuse_other(folder, there, cli.flat(settings), flag='out')
     else:
       done = progress.Progress(under_way, _of_rows(settings))
-      _sample(cfg, pol, params, ask, judging, done)
-      _write(cfg, folder, done, mixed, judging.count, settings)
+      _sample(cfg, pol, params, ask, sifter, done)
+      _write(cfg, folder, done, mixed, sifter.count, settings)
     hosts.wait_for_all('the end')
     if hosts.is_first():
       # Also after a kill between the card and here.
@@ -75,7 +75,7 @@ def run(cfg, folder: pathlib.Path) -> None:
       print(f'{told}{" already" if whole else ""}; see its {record_set.README}')
 
 
-def _sample(cfg, pol, params, ask, judging, done):
+def _sample(cfg, pol, params, ask, sifter, done):
   """Stages 1 to 3, from where `done` ends."""
   k = cfg.keep
   order = shares.in_turn(ask.task, k.prompts)  # a limit may end it early
@@ -106,7 +106,7 @@ def _sample(cfg, pol, params, ask, judging, done):
         got, decode=pol.decode, stop_ids=pol.stop_ids
       )
       own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
-      found = judging.rows(
+      found = sifter.rows(
         own + start,
         [completions[q] for q in own],
         [examples[q] for q in own],

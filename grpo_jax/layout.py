@@ -2,8 +2,8 @@
 
 The only place that knows about shifting by one: see the picture in
 `structs.py`. Widths are rounded up to a multiple, so that a run compiles a
-handful of shapes. Host side and numpy, but for `concatenate` and `append`,
-which put batches together on the device.
+handful of shapes. Host side and numpy, but for `trim`,
+`concatenate` and `append`, which change batches on the device.
 """
 
 from collections.abc import Sequence
@@ -196,3 +196,11 @@ def _widen(x, width):
 def round_up(n: int, multiple: int) -> int:
   """Smallest multiple >= n."""
   return -(-n // multiple) * multiple
+
+
+def capacities(max_length: int, chunk: int) -> list[int]:
+  """Slots that a cache may have: chunk, 2 chunk, 4 chunk, ... `max_length`."""
+  sizes = [min(chunk, max_length)]
+  while sizes[-1] < max_length:
+    sizes.append(min(2 * sizes[-1], max_length))
+  return sizes

@@ -1,11 +1,11 @@
 """The loop of a training job: resume, step, report, evaluate, save, leave.
 
-`train` and `sft` differ in what a step is; all else is here. While the device
-runs a step's update, the host writes the metrics of the step before and makes
-the inputs of the next, so that the device never waits for it. Then the host
-waits for the update: the sampler's loop looks at the device after the first
-chunk anyway, and the update would count as `time/rollout`. What the wait costs
-is the dispatch of one chunk.
+`train`, `sft` and `reward_model` differ in what a step is; all else is here.
+While the device runs a step's update, the host writes the metrics of the step
+before and makes the inputs of the next, so that the device never waits for it.
+Then the host waits for the update: the sampler's loop looks at the device after
+the first chunk anyway, and the update would count as `time/rollout`. What the
+wait costs is the dispatch of one chunk.
 """
 
 import collections
@@ -41,6 +41,28 @@ class Outcome:
   tokens: int | None  # completion tokens of the step; None: of its updates
   values: dict[str, Any] = dataclasses.field(default_factory=dict)
   samples: list[dict] = dataclasses.field(default_factory=list)
+
+
+def one_update(trainer: Trainer) -> Callable[..., Outcome]:
+  """The step of a job that does nothing but one update.
+
+  Its inputs are (batch, tokens); see `Outcome`.
+  """
+
+  def step(state, index, inputs, timers):
+    del index
+    batch, tokens = inputs
+    rate = trainer.learning_rate(state.step)
+    with timers('update'):
+      state, update = trainer.update(state, batch)
+    return Outcome(
+      state=state,
+      updates={'': [update]},
+      tokens=tokens,
+      values={'learning_rate': rate},
+    )
+
+  return step
 
 
 class Loop:

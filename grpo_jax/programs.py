@@ -183,7 +183,7 @@ def hidden_states(
   return fn
 
 
-def head_scores(
+def head_logprobs(
   policy: Policy,
   *,
   temperature: float,
@@ -208,7 +208,7 @@ def head_scores(
   return fn
 
 
-def score(
+def token_logprobs(
   policy: Policy, *, remat: str, **numbers
 ) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
   """(params, batch) -> logprobs, entropy [Q G C]; not jitted.
@@ -216,11 +216,11 @@ def score(
   Args:
     policy: whose.
     remat: what the backward pass recomputes, a name of `remat.POLICIES`.
-    **numbers: of `head_scores`.
+    **numbers: of `head_logprobs`.
 
   Raises:
     ValueError: no such `remat`.
   """
   hidden = hidden_states(policy, remat=remat)
-  scores = head_scores(policy, **numbers)
+  scores = head_logprobs(policy, **numbers)
   return lambda params, batch: scores(params, hidden(params, batch), batch)

@@ -1,21 +1,12 @@
-"""A task as a run sees it: examples of a step, texts of prompts, rewards."""
+"""A task as a run sees it: examples of a step and texts of prompts."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import math
 
 import numpy as np
 
-from grpo_jax import (
-  batched_rewards,
-  config,
-  hosts,
-  layout,
-  prompts,
-  rewards,
-  tasks,
-)  # fmt: skip
-from grpo_jax.rewards import text
+from grpo_jax import config, hosts, layout, prompts, tasks
 from grpo_jax.structs import Batch, Prompts
 from grpo_jax.tasks import Example, shares, Task
 from grpo_jax.tokenizer import Tokenizer
@@ -23,8 +14,6 @@ from grpo_jax.tokenizer import Tokenizer
 # Rows whose prompts are tried before the first step: seconds, at 0.2 ms each. A
 # file of millions would hold up every start; there `encode` names the prompt.
 _MOST_TRIED = 20_000
-# Rewards that compare with the task's answers.
-_COMPARING = ('correct', 'cosine', 'math_verify', 'number', 'option')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,54 +233,6 @@ def questions_of(task: Task, cfg, tokenizer: Tokenizer) -> Questions:
   )
 
 
-def reward_functions(cfg, task: Task) -> dict[str, Callable]:
-  """component name -> (completion, example) -> float; rewards by rule.
-
-  One of some domains gives None to examples of others: it has no say there.
-
-  Raises:
-    ValueError: an unknown reward, or one that cannot judge this task: every
-      answer would be wrong, and nothing would say so.
-  """
-  functions = {}
-  for name, reward in cfg.rewards.items():
-    if reward.get('name') in batched_rewards.__all__:
-      continue
-    spec = reward.to_dict()
-    spec.pop('weight', None)
-    spec.pop('from_step', None)
-    domains = spec.pop('domains', ())
-    judged = shares.within(task, domains)
-    fn = config.pick(rewards, spec, task=judged)()
-    _need_judgeable(spec['name'], judged)
-    functions[name] = _of_domains(fn, domains) if domains else fn
-  return functions
-
-
-def _of_domains(fn, domains):
-  def reward(completion, example):
-    return fn(completion, example) if example.domain in domains else None
-
-  return reward
-
-
-def _need_judgeable(name, task):
-  """ValueError where a reward compares with answers that are not there."""
-  for one in [part.task for part in task.parts] or [task]:
-    if name in _COMPARING:
-      need_answers(one)
-    answer = one.example(0).answer
-    judgeable = {
-      'math_verify': not text.is_empty(answer),
-      'number': text.parse_number(answer) is not None,
-    }
-    if not judgeable.get(name, True):
-      raise ValueError(
-        f'reward {name}: no answer could be right, as the first reference '
-        f"answer of the task is {answer[:40]!r}; use the reward 'correct'"
-      )
-
-
 def need_answers(task: Task) -> None:
   """ValueError for a task whose answers cannot be judged, as a file for SFT."""
   example = task.example(0)
@@ -308,16 +249,3 @@ def need_answers(task: Task) -> None:
       f'{within}; name the field that holds it (task.answer_field) or use '
       'another task'
     )
-
-
-def reward_weights(cfg) -> dict[str, float]:
-  """component name -> its weight in the reward."""
-  missing = [k for k, v in cfg.rewards.items() if 'weight' not in v]
-  if missing:
-    raise ValueError(f'rewards.{missing[0]} has no weight (0 only reports it)')
-  if cfg.reward_gate and cfg.reward_gate not in cfg.rewards:
-    raise ValueError(
-      f'reward_gate={cfg.reward_gate!r} is none of the rewards: '
-      f'{", ".join(cfg.rewards)}'
-    )
-  return {k: float(v.weight) for k, v in cfg.rewards.items()}

@@ -76,13 +76,14 @@ def _evaluate(cfg, folder):
   if path.exists():
     kept = json.loads(path.read_text())
     if kept['settings'] == settings:
-      return kept['result']
+      return kept
   cfg = cfg.copy_and_resolve_references()
   cfg.init_from = str(folder)
   pol = policy.open_policy(cfg)
   params = programs.publish(pol)(pol.params())
   result = evaluate.Evaluation(cfg, pol).run(params, progress=True)
-  files.write_json(path, {'settings': settings, 'result': result})
+  result |= {'settings': settings}
+  files.write_json(path, result)
   return result
 
 

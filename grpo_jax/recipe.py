@@ -78,7 +78,7 @@ def _show_table(recipe):
   ]
   if rows:
     print(_table(rows))
-  if recipe.arms:
+  if recipe.arms and all(s.finished() for s in recipe.steps.values()):
     found = _workdirs(recipe)
     print(arms.table(found, recipe.measures, recipe.compared))
     for line in arms.ratios(found, recipe.ratios):

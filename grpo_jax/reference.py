@@ -6,6 +6,7 @@ training state: checkpoints do not hold it, and a run that goes on opens it
 again and looks whether it is still the same.
 """
 
+from collections.abc import Callable
 import dataclasses
 import json
 import zlib
@@ -25,20 +26,20 @@ class Reference:
   Attributes:
     policy: the reference's own.
     weights: to score with, at rest in host memory if `updates.offload` says so.
-    rescore: (weights, batch) -> (logprobs [Q G C],).
+    program: (weights, batch) -> (logprobs [Q G C],).
     fingerprint: of the weights; the same on any mesh.
     source: what errors call it.
   """
 
   policy: Policy
   weights: PyTree
-  rescore: jax.stages.Wrapped
+  program: Callable[[PyTree, Batch], tuple[Array, ...]]
   fingerprint: int
   source: str
 
   def logprobs(self, batch: Batch) -> Array:
     """[Q G C], at the temperature of the policy's."""
-    return self.rescore(offload.at(self.weights, 'device'), batch)[0]
+    return self.program(offload.at(self.weights, 'device'), batch)[0]
 
   def check(self, fingerprint: int | None) -> None:
     """ValueError if a run that goes on began with other weights.
@@ -103,15 +104,10 @@ def of_config(policy: Policy, cfg) -> Reference | None:
   return Reference(
     policy=found,
     weights=offload.at(program(params), 'pinned_host' if resting else 'device'),
-    rescore=rescore(found, cfg),
+    program=training.by_parts(found, cfg, training.logprobs_of(found, cfg)),
     fingerprint=zlib.crc32(text.encode()),
     source=cfg.algorithm.reference_from,
   )
-
-
-def rescore(policy: Policy, cfg) -> jax.stages.Wrapped:
-  """(weights, batch) -> (logprobs [Q G C],), by microbatches."""
-  return training.rescore(policy, cfg, training.score_of(policy, cfg))
 
 
 def _difference(ours, theirs):

@@ -28,7 +28,7 @@ from grpo_jax import (
   trainer,
   validation,
 )  # fmt: skip
-from grpo_jax.loop import Loop, Outcome
+from grpo_jax.loop import Loop, one_update
 from grpo_jax.preferences import Row
 from grpo_jax.structs import Batch, PyTree
 
@@ -57,24 +57,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     shown=SHOWN,
     evaluation=lesson,
   )
-  learning_rate = loop.trainer.learning_rate
-
-  def step(state, index, inputs, timers):
-    del index
-    batch, tokens = inputs
-    rate = learning_rate(state.step)
-    with timers('update'):
-      state, update = loop.trainer.update(state, batch)
-    return Outcome(
-      state=state,
-      updates={'': [update]},
-      tokens=tokens,
-      values={'learning_rate': rate},
-    )
-
   loop.run(
     prepare=lesson.batch,
-    step=step,
+    step=one_update(loop.trainer),
     publish=lambda params: params,
     following=_NEXT,
   )

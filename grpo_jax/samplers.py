@@ -5,6 +5,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from grpo_jax import continuous, programs, sampling, seating_replay, sharding
@@ -22,6 +23,33 @@ from grpo_jax.structs import (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """(published params, prompts, key) -> Rollout, and what it is made of.
+
+  Attributes:
+    draw: `sampling.sample`, or `continuous.sample` bound to its seats.
+    programs: what `draw` runs.
+    max_length: C, the most tokens a completion may have.
+    chunk: slots of the first decode program; with seats, tokens between plans.
+    put: what they take of the host to where they want it: a number, with seats
+      arrays of rows.
+  """
+
+  draw: Callable[..., Rollout]
+  programs: sampling.Programs | continuous.Programs
+  max_length: int
+  chunk: int
+  put: Callable
+
+  def __call__(
+    self, params: PyTree, prompts: Prompts, key: Array, **more
+  ) -> Rollout:
+    """Samples a group per prompt; more: other arguments of `draw`."""
+    own = dict(max_length=self.max_length, chunk=self.chunk, put=self.put)
+    return self.draw(self.programs, params, prompts, key, **own | more)
+
+
 def sampler(
   policy: Policy,
   *,
@@ -33,8 +61,8 @@ def sampler(
   top_k: int = 0,
   top_p: float = 1.0,
   min_p: float = 0.0,
-) -> Callable[[PyTree, Prompts, Array], Rollout]:
-  """(published params, prompts, key) -> Rollout of `group_size` samples.
+) -> Sampler:
+  """That gives `group_size` samples of a prompt.
 
   Args:
     policy: what is sampled from.
@@ -129,13 +157,7 @@ class _Bound:
       grow=ByLayer(grow),
       finish=jax.jit(finish),
     )
-    return functools.partial(
-      sampling.sample,
-      run,
-      max_length=max_length,
-      chunk=chunk,
-      put=self.put_whole,
-    )
+    return Sampler(sampling.sample, run, max_length, chunk, self.put_whole)
 
   def continuous(self, *, group_size, seats, max_length, chunk):
     """Branches that take the seats of others."""
@@ -163,8 +185,15 @@ class _Bound:
       )
 
     def empty(count, width, capacity):
-      state = seats_lib.empty(count, width, capacity, **self.cache)
-      return self._placed(state)
+      state = sampling.start_decoding(
+        jnp.zeros(count, jnp.int32),
+        group_size=width,
+        capacity=capacity,
+        **self.cache,
+      )
+      nobody = jnp.zeros_like(state.length)
+      done = jnp.ones_like(state.done)
+      return self._placed(state.replace(done=done, start=nobody, limit=nobody))
 
     def move(state, capacity, sources, oldest):
       return self._placed(
@@ -199,17 +228,14 @@ class _Bound:
       collect=jax.jit(collect, donate_argnums=0),
       finish=jax.jit(finish),
     )
-    return functools.partial(
+    draw = functools.partial(
       continuous.sample,
-      run,
       group_size=group_size,
       seats=seats,
       ways=ways,
-      max_length=max_length,
-      chunk=chunk,
-      put=self.rows.put,
       put_whole=self.put_whole,
     )
+    return Sampler(draw, run, max_length, chunk, self.rows.put)
 
   def _prefill(self, params, prompts):
     # They arrive as training wants them.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int
 import numpy as np
 
-from grpo_jax import drawing
+from grpo_jax import drawing, layout
 from grpo_jax.logprobs import policy_logits
 from grpo_jax.models import cache
 from grpo_jax.structs import (
@@ -78,21 +78,13 @@ def sample(
   """
   trunk = run.prefill(params, prompts)
   state, keys = run.start(prompts, key, put(np.int32(first)))
-  for capacity in capacities(max_length, chunk):
+  for capacity in layout.capacities(max_length, chunk):
     if capacity > state.targets.shape[2]:
       state = run.grow(state, capacity)
     state, finished = run.decode(params, trunk, state, keys)
     if jax.device_get(finished):
       break
   return run.finish(state, prompts)
-
-
-def capacities(max_length: int, chunk: int) -> list[int]:
-  """chunk, 2 chunk, 4 chunk, ... up to and including `max_length`."""
-  sizes = [min(chunk, max_length)]
-  while sizes[-1] < max_length:
-    sizes.append(min(2 * sizes[-1], max_length))
-  return sizes
 
 
 def start_decoding(
@@ -185,34 +177,17 @@ def decode(
     hidden, cache = step(
       params, state.token, state.t, turned, trunk, state.cache, state.start
     )
-    uniform = drawing.uniform(keys, state.length)
     # Greedy ignores the temperature, which must not divide by zero.
     scale = temperature if temperature > 0 else 1.0
-    logits = policy_logits(hidden, head(params), scale, vocab_size)
     token, logprob = drawing.choose(
-      logits,
-      uniform,
+      policy_logits(hidden, head(params), scale, vocab_size),
+      drawing.uniform(keys, state.length),
       greedy=temperature == 0,
       top_k=top_k,
       top_p=top_p,
       min_p=min_p,
     )
-    write = jax.lax.dynamic_update_index_in_dim
-    alive = ~state.done
-    token = jnp.where(alive, token, 0)
-    logprob = jnp.where(alive, logprob, 0.0)
-    ended = jnp.isin(token, stop)
-    if state.limit is not None:
-      ended |= state.length + 1 >= state.limit
-    state = state.replace(
-      t=state.t + 1,
-      token=token,
-      done=state.done | ended & alive,
-      targets=write(state.targets, token, state.t, 2),
-      logprobs=write(state.logprobs, logprob, state.t, 2),
-      length=state.length + alive,
-      cache=cache,
-    )
+    state = _with_token(state, token, logprob, cache, stop)
     return state, turned_for(state)
 
   def turned_for(state):
@@ -220,6 +195,26 @@ def decode(
 
   state, _ = jax.lax.while_loop(running, body, (state, turned_for(state)))
   return state, state.done.all()
+
+
+def _with_token(state, token, logprob, cache, stop):
+  """The state a slot on; branches that were done before get zeros."""
+  write = jax.lax.dynamic_update_index_in_dim
+  alive = ~state.done
+  token = jnp.where(alive, token, 0)
+  logprob = jnp.where(alive, logprob, 0.0)
+  ended = jnp.isin(token, stop)
+  if state.limit is not None:
+    ended |= state.length + 1 >= state.limit
+  return state.replace(
+    t=state.t + 1,
+    token=token,
+    done=state.done | ended & alive,
+    targets=write(state.targets, token, state.t, 2),
+    logprobs=write(state.logprobs, logprob, state.t, 2),
+    length=state.length + alive,
+    cache=cache,
+  )
 
 
 def grow_decoding(state: Decoding, capacity: int) -> Decoding:

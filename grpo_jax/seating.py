@@ -16,6 +16,8 @@ import dataclasses
 
 import numpy as np
 
+from grpo_jax import layout
+
 # Seated anew, in fewer seats, where fewer than this share would be taken.
 _WORTH = 0.85
 
@@ -76,7 +78,7 @@ class Seating:
       max_length: the most tokens of a completion.
     """
     self.group_size, self.ways, self.chunk = group_size, ways, chunk
-    self.capacities = _capacities(max_length, chunk)
+    self.capacities = layout.capacities(max_length, 4 * chunk)
     # By way: prompt -> its completions that wait, both in order.
     self.waiting = [
       {
@@ -207,14 +209,6 @@ class Seating:
   def _set(self, **plan):
     self.plan = Plan(**plan)
     return self.plan
-
-
-def _capacities(max_length: int, chunk: int) -> list[int]:
-  """Slots that a cache may have: 4 chunks, 8 chunks, ... `max_length`."""
-  sizes = [min(4 * chunk, max_length)]
-  while sizes[-1] < max_length:
-    sizes.append(min(2 * sizes[-1], max_length))
-  return sizes
 
 
 def _fill(prompts, samples, queue):

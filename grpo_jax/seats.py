@@ -46,34 +46,6 @@ def trunks(trunk: Trunk, prompts: Array, *, ways: int) -> Trunk:
   return Trunk(kv=kv, mask=mask, length=length)
 
 
-def empty(
-  rows: int,
-  width: int,
-  capacity: int,
-  *,
-  cache_shape: tuple[int, int, int],
-  dtype,
-) -> Decoding:
-  """Seats where nobody sits; see `sampling.start_decoding`."""
-  layers, kv_heads, head_dim = cache_shape
-  shape = (rows, width)
-  zeros = jnp.zeros(shape, jnp.int32)
-  return Decoding(
-    t=jnp.zeros((), jnp.int32),
-    token=zeros,
-    done=jnp.ones(shape, bool),
-    targets=jnp.zeros((*shape, capacity), jnp.int32),
-    logprobs=jnp.zeros((*shape, capacity), jnp.float32),
-    length=zeros,
-    cache=[
-      cache.empty((*shape, kv_heads), capacity, head_dim, dtype)
-      for _ in range(layers)
-    ],
-    start=zeros,
-    limit=zeros,
-  )
-
-
 def move(
   state: Decoding, sources: Array, oldest: Array, *, capacity: int, ways: int
 ) -> Decoding:

@@ -17,7 +17,7 @@ from grpo_jax import (
   training,
   validation,
 )  # fmt: skip
-from grpo_jax.loop import Loop, Outcome
+from grpo_jax.loop import Loop, one_update
 
 SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 
@@ -41,19 +41,12 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       max_length=cfg.sft.max_length,
       multiple=cfg.updates.length_multiple,
     )
-    return rows.put(host)
-
-  def step(state, index, batch, timers):
-    rate = trainer.learning_rate(state.step)
-    with timers('update'):
-      state, update = trainer.update(state, batch)
-    values = {'learning_rate': rate}
-    return Outcome(
-      state=state, updates={'': [update]}, tokens=None, values=values
-    )
+    return rows.put(host), None
 
   loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
-  loop.run(prepare=prepare, step=step, publish=programs.publish(pol))
+  loop.run(
+    prepare=prepare, step=one_update(trainer), publish=programs.publish(pol)
+  )
 
 
 def with_steps(cfg, *, examples: int):

@@ -19,12 +19,6 @@ from grpo_jax.models.params import is_param, name
 from grpo_jax.structs import Array, has_samples, PyTree
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
-LOGICAL = (
-  'prompts', 'samples', 'positions', 'layers', 'embed', 'mlp', 'heads',
-  'kv_heads', 'head_dim', 'vocab',
-)  # fmt: skip
-
-
 # Of the arrays of a batch, in this order.
 _ROWS = ('prompts', 'samples', 'positions')
 

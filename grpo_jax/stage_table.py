@@ -156,8 +156,6 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    content = json.loads(path.read_text(encoding='utf-8'))
+    return json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None
-  # The quickstart's is {'settings', 'result'}.
-  return content.get('result', content)

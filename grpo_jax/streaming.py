@@ -6,13 +6,13 @@ would have been sampled in one go.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-import functools
 
 import jax
 import numpy as np
 
-from grpo_jax import sampling
+from grpo_jax import layout
 from grpo_jax.rewards import text
+from grpo_jax.samplers import Sampler
 from grpo_jax.structs import Array, Prompts, PyTree
 
 DIM, PLAIN = '\x1b[2m', '\x1b[0m'
@@ -24,7 +24,7 @@ _PICTURES |= {127: 0x2421} | dict.fromkeys(range(128, 160), ord(_BROKEN))
 
 
 def tokens(
-  sample: functools.partial,
+  sample: Sampler,
   params: PyTree,
   prompts: Prompts,
   key: Array,
@@ -39,13 +39,12 @@ def tokens(
     params, prompts, key, first: as that takes them.
     every: tokens decoded at a time.
   """
-  run = sample.args[0]
-  put, limit = sample.keywords['put'], sample.keywords['max_length']
+  run, put = sample.programs, sample.put
   trunk = run.prefill(params, prompts)
   state, keys = run.start(prompts, key, put(np.int32(first)))
   sent = 0
   # The same capacities as in one go: other shapes would sum in another order.
-  for capacity in sampling.capacities(limit, sample.keywords['chunk']):
+  for capacity in layout.capacities(sample.max_length, sample.chunk):
     if capacity > state.targets.shape[2]:
       state = run.grow(state, capacity)
     while sent < capacity:

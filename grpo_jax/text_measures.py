@@ -58,7 +58,7 @@ def of_answers(
   right: np.ndarray,
   *,
   count_tokens: Callable[[str], int],
-  follows_format: Callable[[str], float],
+  follows_format: Callable[..., float],
   language: str,
 ) -> dict[str, float]:
   """Measures of n answers to each of Q questions.
@@ -69,7 +69,7 @@ def of_answers(
     lengths: [Q n] tokens.
     right: [Q n] bool.
     count_tokens: text -> its tokens.
-    follows_format: completion -> 1.0 or 0.0.
+    follows_format: (completion, example) -> 1.0 or 0.0.
     language: what other thoughts should be in, an ISO 639-1 code, unless
       `data['language']` says it.
 
@@ -94,7 +94,12 @@ def of_answers(
     'reflective_words': words,
     'reflective_share': words > 0,
     'gibberish': _table(completions, is_gibberish),
-    'format': _table(completions, follows_format),
+    'format': np.array(
+      [
+        [float(follows_format(c, example)) for c in row]
+        for row, example in zip(completions, examples, strict=True)
+      ]
+    ),
   }
   result = {}
   for name, values in means.items():

@@ -16,8 +16,8 @@ from grpo_jax import (
   bucketed,
   cli,
   critic,
+  grading,
   hosts,
-  judging,
   offload,
   policy,
   programs,
@@ -83,15 +83,14 @@ class Stages:
     self.retired: set[int] = set()  # examples that are not asked again
     if cfg.algorithm.teacher_traces:
       questions.completion_of(self._example(0))
-    self.judge = judging.Judge(cfg, self.questions.task)
+    self.grader = grading.Grader(cfg, self.questions.task)
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)
-    self.minibatch = training.minibatch(pol)
     self.join = training.join(pol)
     self.teacher = reference.of_config(pol, cfg)
     given = None if self.teacher is None else self.teacher.logprobs
-    self.score = training.scores(pol, cfg, reference=given)
+    self.score = training.add_logprobs(pol, cfg, reference=given)
     # Arguments that make no sense fail here rather than after a rollout.
     training.trace_credit(self.credit, cfg)
     self.put = pol.rows('train').put
@@ -113,7 +112,7 @@ class Stages:
     self.collect = functools.partial(
       rollout.collect,
       append=training.append(pol),
-      lengths=lambda mask: hosts.everywhere(mask.sum(-1), what='lengths'),
+      lengths=bucketed.lengths_of,
       share=self._share,
       texts=functools.partial(
         rollout.read_texts,
@@ -184,7 +183,7 @@ class Stages:
     def passes(update, name, numbers):
       nonlocal state
       for index in self._minibatches(step, numbers):
-        part = self.minibatch(batch, self.put(index))
+        part = self.join([batch], self.put(index))
         state, metrics = update(state, part, *(x[index] for x in lengths))
         updates.setdefault(name, []).append(metrics)
 
@@ -240,7 +239,7 @@ class Stages:
         programs.stream(self.cfg.seed, 'rollout', draw, self.whole),
         sample=sample,
         score=functools.partial(self._score, state),
-        grade=functools.partial(self.judge.grade, step),
+        grade=functools.partial(self.grader.grade, step),
       )
 
   def _limit(self, step: int) -> int:

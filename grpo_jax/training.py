@@ -59,7 +59,7 @@ def policy_trainer(policy: Policy, cfg, **changed) -> Trainer:
   given = dict(
     objective=policy_objective(cfg),
     weigh=config.pick(losses, cfg.algorithm.weights, takes=('mask',)),
-    scoring=functools.partial(score_of, cfg=cfg),
+    scoring=functools.partial(logprobs_of, cfg=cfg),
     updates=policy_updates(cfg),
     reference=cfg.algorithm.kl_coef > 0 and not cfg.algorithm.reference_from,
   )
@@ -75,7 +75,7 @@ def sft_trainer(policy: Policy, cfg) -> Trainer:
     weigh=losses.token_mean,
     # Temperature 1: the likelihood itself.
     scoring=functools.partial(
-      programs.score,
+      programs.token_logprobs,
       temperature=1.0,
       remat=cfg.updates.remat,
       logits_chunk=cfg.updates.logits_chunk,
@@ -190,23 +190,17 @@ def append(policy: Policy) -> Callable[[Batch, Batch], Batch]:
   return jax.jit(lambda *batches: rows.constrain(layout.append(*batches)))
 
 
-def minibatch(policy: Policy) -> Callable[[Batch, Array], Batch]:
-  """(batch, indices [q]) -> those prompts' rows of the batch."""
-  rows = policy.rows('train')
-
-  def fn(batch, index):
-    return rows.constrain(jax.tree.map(lambda x: x[index], batch))
-
-  return jax.jit(fn)
-
-
-def rescore(
+def by_parts(
   policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
 ) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
-  """(params, batch) -> first outputs [Q G C] of a score, by microbatches."""
+  """(params, batch) -> first outputs [Q G C] of a score, by microbatches.
+
+  Those are buckets of lengths where the config asks for them.
+  """
   rows, parts = policy.rows('train'), _whole_parts(cfg)
 
-  def fn(params, batch):
+  @jax.jit
+  def plain(params, batch):
     # Completions arrive as the sampler left them.
     batch = rows.constrain(batch)
     outs = jax.lax.map(
@@ -215,18 +209,10 @@ def rescore(
     )
     return tuple(rows.constrain(update.unsplit(x, parts=parts)) for x in outs)
 
-  return jax.jit(fn)
-
-
-def rescorer(
-  policy: Policy, cfg, scoring: Callable, *, outputs: int = 1
-) -> Callable[[PyTree, Batch], tuple[Array, ...]]:
-  """`rescore`, by buckets of lengths where the config asks for them."""
-  plain = rescore(policy, cfg, scoring, outputs=outputs)
   if not cfg.updates.length_buckets:
     return plain
-  plan = bucketed.plans(policy, cfg, parts=_whole_parts(cfg))
-  return bucketed.rescore(
+  plan = bucketed.plans(policy, cfg, parts=parts)
+  return bucketed.by_buckets(
     policy, scoring, outputs=outputs, plan=plan, plain=plain
   )
 
@@ -237,7 +223,7 @@ def _whole_parts(cfg):
   return u.microbatches * u.minibatches, u.group_microbatches
 
 
-def scores(
+def add_logprobs(
   policy: Policy, cfg, *, reference: Callable[[Batch], Array] | None = None
 ) -> Callable[[TrainState, Batch], Batch]:
   """Stage 6: (state, batch) -> the batch with every logprob it needs.
@@ -250,10 +236,10 @@ def scores(
   a = cfg.algorithm
   ranked = a.entropy_share < 1
   proximal = a.old_logprobs == 'trainer'
-  scoring = score_of(policy, cfg)
-  first = again = rescorer(policy, cfg, scoring)
+  scoring = logprobs_of(policy, cfg)
+  first = again = by_parts(policy, cfg, scoring)
   if ranked:
-    again = rescorer(policy, cfg, scoring, outputs=2)
+    again = by_parts(policy, cfg, scoring, outputs=2)
 
   def of_state(state, batch):
     away = {'reference'} & set(cfg.updates.offload)
@@ -276,13 +262,15 @@ def scores(
   return fn
 
 
-def score_of(policy: Policy, cfg) -> Callable:
-  """`programs.score` with a training config's numbers."""
-  return programs.score(policy, remat=cfg.updates.remat, **head_numbers(cfg))
+def logprobs_of(policy: Policy, cfg) -> Callable:
+  """`programs.token_logprobs` with a training config's numbers."""
+  return programs.token_logprobs(
+    policy, remat=cfg.updates.remat, **head_numbers(cfg)
+  )
 
 
 def head_numbers(cfg) -> dict:
-  """Arguments of `programs.head_scores`."""
+  """Arguments of `programs.head_logprobs`."""
   return dict(
     temperature=cfg.sample.temperature,
     logits_chunk=cfg.updates.logits_chunk,

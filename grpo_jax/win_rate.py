@@ -15,7 +15,6 @@ from tqdm import tqdm
 from grpo_jax import (
   answers,
   cli,
-  evaluate,
   files,
   hosts,
   policy,
@@ -28,7 +27,7 @@ from grpo_jax.alpaca import contests, judges, length_control
 from grpo_jax.alpaca.endpoint import Endpoint
 from grpo_jax.config import one_of, positive
 from grpo_jax.rewards import text
-from grpo_jax.tasks import Example, Task
+from grpo_jax.tasks import of_prompts
 
 OUTPUTS = 'model_outputs.json'
 ANNOTATIONS = 'annotations.json'
@@ -41,7 +40,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   workdir = cli.need_workdir(workdir)
   w = cfg.win_rate
   if not w.outputs:
-    cfg = evaluate.from_workdir(cfg, workdir)
+    cfg = cli.from_workdir(cfg, workdir)
   validation.of_answers(cfg, 'win_rate')
   contest = contests.read(w.path, w.reference, count=w.prompts)
   difficulties = None
@@ -119,10 +118,8 @@ def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
 def _answer(cfg, contest, generator):
   """Rows of model_outputs.json, and the step of the checkpoint."""
   w = cfg.win_rate
-  examples = [Example(r['instruction'], answer='') for r in contest.rows]
-  task = Task(
-    len(examples), examples.__getitem__, lambda *_: False, source=w.path
-  )
+  task = of_prompts([r['instruction'] for r in contest.rows], source=w.path)
+  examples = [task.example(i) for i in range(len(task))]
   pol = policy.open_policy(cfg)
   ask = questions.questions_of(task, cfg, pol.tokenizer)
   ask.try_rows(len(examples), max_length=ask.max_length)

@@ -1,7 +1,7 @@
-"""FLOPs of a traced program, loops and all.
+"""FLOPs: of a traced program, loops and all, and of a model by arithmetic.
 
-Counts matrix products alone, over all devices, as a program is written: what a
-backward pass computes again counts again. Pallas kernels are left out.
+`count` has matrix products alone, over all devices, as a program is written:
+what a backward pass computes again counts again. Pallas kernels are left out.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ import math
 
 import jax
 from jax.extend import core
+
+from grpo_jax.models.architecture import Config
 
 
 def count(fn: Callable, *args) -> float:
@@ -21,6 +23,36 @@ def count(fn: Callable, *args) -> float:
   A while loop counts as one turn of it.
   """
   return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def in_products(m: Config) -> int:
+  """Parameters that a token is multiplied with: all but an untied embedding."""
+  attention = m.embed_dim * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
+  layer = attention + 3 * m.embed_dim * m.mlp_dim
+  return m.num_layers * layer + m.vocab_size * m.embed_dim
+
+
+def of_update(
+  m: Config, *, prompts: int, group: int, prompt: int, completion: int
+) -> float:
+  """Model FLOPs: forward once and backward once, nothing again.
+
+  Args:
+    m: sizes.
+    prompts, group: Q and G.
+    prompt, completion: tokens of every trunk and of every branch.
+  """
+  rows = prompts * group
+  tokens = rows * completion + prompts * prompt
+  pairs = (
+    rows * completion * (prompt + completion / 2) + prompts * prompt**2 / 2
+  )
+  return 6 * in_products(m) * tokens + 3 * of_pairs(m) * pairs
+
+
+def of_pairs(m: Config) -> int:
+  """Of attention's two products, a query and a key that it sees."""
+  return 4 * m.num_layers * m.num_heads * m.head_dim
 
 
 def _of_jaxpr(jaxpr) -> float:

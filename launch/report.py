@@ -6,7 +6,7 @@ See `compile_check` for what the numbers are and are not.
 import dataclasses
 
 from grpo_jax.models.architecture import Config
-from launch import chips
+from launch import chips, flops
 
 _GIB = 2**30
 # Programs whose time follows the longest completion of a step.
@@ -101,13 +101,8 @@ class Report:
   def model_flops(self) -> float:
     """Of one update: forward once and backward once, nothing again."""
     n = self.numbers
-    rows = n['prompts'] * n['group']
-    tokens = rows * n['completion'] + n['prompts'] * n['prompt']
-    pairs = rows * n['completion'] * (n['prompt'] + n['completion'] / 2)
-    pairs += n['prompts'] * n['prompt'] ** 2 / 2
-    m = self.model
-    attention = 4 * m.num_layers * m.num_heads * m.head_dim * pairs
-    return 6 * in_products(m) * tokens + 3 * attention
+    sizes = {k: n[k] for k in ('prompts', 'group', 'prompt', 'completion')}
+    return flops.of_update(self.model, **sizes)
 
   @property
   def bandwidth(self) -> float:
@@ -145,7 +140,7 @@ class Report:
     lines = [
       f'{self.topology}: {self.devices} devices, mesh '
       + ' x '.join(f'{k} {v}' for k, v in self.mesh.items()),
-      f'{in_products(m) / 1e9:.3g}B parameters in products; '
+      f'{flops.in_products(m) / 1e9:.3g}B parameters in products; '
       + ', '.join(f'{k} {v}' for k, v in n.items()),
       '',
       f'{"program":16s}{"times":>7s}{"args GiB":>10s}{"temps":>9s}{"peak":>9s}'
@@ -222,10 +217,3 @@ class Report:
       read = 1 - caches * (1 - share)
       total += tokens * decode.seconds * read + decode.once
     return total
-
-
-def in_products(m: Config) -> float:
-  """Parameters that a token is multiplied with: all but an untied embedding."""
-  attention = m.embed_dim * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
-  layer = attention + 3 * m.embed_dim * m.mlp_dim
-  return m.num_layers * layer + m.vocab_size * m.embed_dim

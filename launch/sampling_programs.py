@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax import (
+  layout,
   programs,
   samplers,
-  sampling,
   seating_replay,
   sharding,
   training,
@@ -86,7 +86,7 @@ def schedule(
     most = max(_slots(plan) for plan, _ in plans)
     return [(_slots(plan) / most, tokens) for plan, tokens in plans]
   limit, found, done = s.max_completion_length, [], 0
-  for capacity in sampling.capacities(limit, s.chunk):
+  for capacity in layout.capacities(limit, s.chunk):
     tokens = min(capacity, longest) - done
     if tokens <= 0:
       break
@@ -107,7 +107,7 @@ def schedule(
 def _together(cfg, pol, published, prompts, key):
   """Of branches that begin together, at their last capacity."""
   limit = cfg.sample.max_completion_length
-  *smaller, last = sampling.capacities(limit, cfg.sample.chunk)
+  *smaller, last = layout.capacities(limit, cfg.sample.chunk)
   run = _sampler(cfg, pol, last)
   yield 'prefill', run.prefill, (published, prompts), 1, ()
   trunk = _trunk(pol, run.prefill, published, prompts)
@@ -169,15 +169,14 @@ def _seated(cfg, pol, published, prompts, key, plans):
 def _sampler(cfg, pol, capacity):
   """Of the sampler whose branches have so many slots from the start."""
   s = cfg.sample
-  sampler = samplers.sampler(
+  return samplers.sampler(
     pol,
     group_size=_branches(cfg),
     max_completion_length=capacity,
     chunk=s.chunk if s.seats else capacity,
     seats=s.seats,
     temperature=s.temperature,
-  )
-  return sampler.args[0]
+  ).programs
 
 
 def _to(layer, capacity):

@@ -15,7 +15,7 @@ import math
 
 from grpo_jax import sharding
 from grpo_jax.models.architecture import Config
-from launch import chips, estimate, report, step_programs
+from launch import chips, estimate, flops, step_programs
 from launch.report import Report
 
 _AXES = ('data', 'fsdp', 'tensor')
@@ -140,7 +140,7 @@ def traffic(cfg, model: Config, layout: Layout) -> float:
   products = over('mlp', 'heads')
   stored = over('embed') - products
   rows = over('prompts', 'samples', 'positions')
-  weights = report.in_products(model) / ways(products)
+  weights = flops.in_products(model) / ways(products)
   kept = 1 - 1 / ways(stored)
   gathers = 3 * 2 * weights * kept + 4 * weights * kept
   copies = ways(rows - stored - products)

@@ -19,7 +19,6 @@ from grpo_jax import (
   offload,
   policy,
   programs,
-  reference,
   scorer,
   sharding,
   training,
@@ -146,16 +145,16 @@ def _learning(cfg, pol, learner, teacher, held, sampler):
   again = a.old_logprobs == 'trainer' or a.entropy_share < 1
   passes = (a.kl_coef > 0 and teacher is None) + again
   if teacher is not None:
-    rescore = reference.rescore(teacher[0], cfg)
+    program = _logprobs(teacher[0], cfg)
     args = (teacher[1], whole)
     rest = bytes_of(state) + sampler
-    yield Program('teacher logprobs', rescore, args, 1, rest)
+    yield Program('teacher logprobs', program, args, 1, rest)
   if passes:
-    rescore = training.rescore(pol, cfg, training.score_of(pol, cfg))
+    program = _logprobs(pol, cfg)
     rest = bytes_of(state) + held + sampler
     if teacher is not None or 'reference' not in u.offload:
       rest -= bytes_of(state.params)
-    yield Program('logprobs', rescore, (state.params, whole), passes, rest)
+    yield Program('logprobs', program, (state.params, whole), passes, rest)
   if learner.values is not None:
     own = state.params if learner.critic is None else state.critic.params
     rest = bytes_of(state) + held + sampler - bytes_of(own)
@@ -182,6 +181,10 @@ def _learning(cfg, pol, learner, teacher, held, sampler):
     c.epochs * c.minibatches,
     bytes_of(whole) + bytes_of(actor) + held,
   )
+
+
+def _logprobs(pol, cfg):
+  return training.by_parts(pol, cfg, training.logprobs_of(pol, cfg))
 
 
 def _teacher(cfg, pol):

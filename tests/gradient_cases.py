@@ -224,7 +224,7 @@ def library_steps(case):
   """Per update: gradients, metrics and new parameters; and the batch."""
   s = case.settings
   trained, behaviour, reference = (to_tree(case, x) for x in draw(case))
-  scoring = programs.score(
+  scoring = programs.token_logprobs(
     case.policy, temperature=s.temperature, remat=case.remat, logits_chunk=3
   )
   make = sampled_batch if case.stop_ids else given_batch

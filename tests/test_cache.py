@@ -122,7 +122,7 @@ def test_no_cache_is_copied_while_tokens_are_decoded(group_size):
     pol, group_size=group_size, max_completion_length=512, chunk=512,
     temperature=1.0,
   )  # fmt: skip
-  run = sampler.args[0]
+  run = sampler.programs
   prompts = pol.rows('sample').put(
     layout.prompts([[5, 6, 7], [8, 5]] * 4, multiple=4)
   )

@@ -17,7 +17,7 @@ from tokenizers import decoders
 
 from configs import base
 from grpo_jax import answers, chat, policy, programs, questions, streaming
-from grpo_jax.tasks import Example, Task
+from grpo_jax.tasks import of_prompts
 
 DIM, PLAIN = '\x1b[2m', '\x1b[0m'
 # Bytes of 2, 3 and 4 a character.
@@ -60,8 +60,8 @@ def in_one_go(cfg, *texts, temperature=1.0):
   pol = policy.open_policy(cfg)
   plain = cfg.copy_and_resolve_references()
   plain.prompt.update(chat=False)
-  examples = [Example(prompt=t, answer='') for t in texts]
-  task = Task(len(examples), examples.__getitem__, lambda *_: False)
+  task = of_prompts(texts)
+  examples = [task.example(i) for i in range(len(task))]
   answerer = answers.Answerer(
     pol,
     questions.questions_of(task, plain, pol.tokenizer),

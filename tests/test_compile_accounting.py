@@ -163,7 +163,7 @@ def test_flops_of_the_decoder_are_twice_its_parameters_a_token_and_attention():
     )
 
   head = model.vocab_size * model.embed_dim
-  body = report_lib.in_products(model) - head
+  body = flops.in_products(model) - head
   # All pairs: `full` masks what it has computed.
   pairs = rows * length * length
   scores = 4 * model.num_layers * model.num_heads * model.head_dim * pairs
@@ -183,7 +183,7 @@ def test_parameters_in_products_are_all_but_norms_and_an_untied_embedding():
       if not k.endswith(('norm', 'bias')) and k != 'embed'
     )
     products += sizes['embed'] if model.tied_head else 0
-    assert report_lib.in_products(model) == products
+    assert flops.in_products(model) == products
 
 
 def test_clocks_follow_from_peaks_and_are_those_that_are_known():

@@ -61,7 +61,7 @@ def measure(completions, right, lengths=None, data=()):
     np.full(np.shape(right), 10) if lengths is None else np.array(lengths),
     np.array(right),
     count_tokens=len,
-    follows_format=lambda c: float(text.well_formed(c, thought=True)),
+    follows_format=lambda c, _: float(text.well_formed(c, thought=True)),
     language='en',
   )
 

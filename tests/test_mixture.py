@@ -1,5 +1,6 @@
 """Mixtures of tasks: shares, steps, domains, and what contradicts."""
 
+import dataclasses
 import json
 
 import ml_collections
@@ -8,7 +9,15 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import evaluate, judging, questions, rewards, rollout, tasks
+from grpo_jax import (
+  evaluate,
+  grading,
+  policy,
+  questions,
+  rewards,
+  rollout,
+  tasks,
+)  # fmt: skip
 from grpo_jax.rewards import text
 from grpo_jax.tasks import shares
 from grpo_jax.tokenizer import char
@@ -204,6 +213,28 @@ def test_pass_rates_are_told_by_domain():
   assert result['pass@1/x'] == 0.75 and result['pass@1/y'] == 0
 
 
+def test_a_domains_own_format_reward_says_what_is_well_formed_there():
+  c = tiny.get_config()
+  c.task = dict(name='mixture', split='train', parts=TWO)
+  c.eval.update(task=dict(split='test'), prompts=4)
+  plain = dict(thought=False, domains=('reasoning',), from_step=2)
+  c.rewards = dict(
+    form=reward('format', **plain),
+    late=reward('format', domains=('other',)),
+  )
+  evaluation = evaluate.Evaluation(c, policy.open_policy(c))
+  example = evaluation.questions.task.example(0)
+  completions = ['<answer>3</answer>', '<think>3</think><answer>3</answer>']
+
+  def well_formed(domain):
+    asked = dataclasses.replace(example, domain=domain)
+    zeros = np.zeros((1, 2))
+    return evaluation.texts([completions], [asked], zeros, zeros > 0)['format']
+
+  assert well_formed('reasoning') == 1.0
+  assert well_formed('other') == 0.5
+
+
 # Rewards by domain and step
 
 
@@ -232,18 +263,18 @@ def test_rewards_judge_their_domains_from_their_step_on():
       all=reward('format', thought=False, weight=0.25),
     )
   )
-  judge = judging.Judge(c, task)
+  grader = grading.Grader(c, task)
   examples = [task.example(0), task.example(40)]
   tidy = f'<answer>{examples[0].answer}</answer>'
   completions = [[tidy, 'no'], [tidy, 'no']]
-  got, components = judge.grade(3, completions, examples)
+  got, components = grader.grade(3, completions, examples)
   nan = np.nan
   np.testing.assert_array_equal(components['right'], [[1, 0], [nan, nan]])
   np.testing.assert_array_equal(components['kind'], [[nan, nan], [0.5, 0.5]])
   np.testing.assert_array_equal(components['all'], [[1, 0], [1, 0]])
   assert 'late' not in components
   np.testing.assert_array_equal(got, [[1.25, 0], [1.25, 1.0]])
-  got, components = judge.grade(4, completions, examples)
+  got, components = grader.grade(4, completions, examples)
   np.testing.assert_array_equal(got, [[4.25, 3], [4.25, 4.0]])
   np.testing.assert_array_equal(components['late'], [[3, 3], [3, 3]])
 
@@ -318,30 +349,30 @@ def test_rewards_and_mixtures_that_contradict_are_refused(changes, told):
   if 'retire_above' in filters:
     c.filters.signal = 'r'
   with pytest.raises(ValueError, match=told):
-    judging.check(c, mixture(**TWO))
+    grading.check(c, mixture(**TWO))
 
 
 def test_a_part_that_never_begins_is_refused():
   c = config(steps=5, rewards=dict(r=reward('correct')))
   task = mixture(a=part(share=1), late=part(share=1, from_step=5))
   with pytest.raises(ValueError, match='late.from_step=5 is never reached'):
-    judging.check(c, task)
+    grading.check(c, task)
 
 
 def test_domains_without_a_mixture_are_refused():
   c = config(rewards=dict(r=reward('correct', domains=('x',))))
   task = tasks.arithmetic(split='train', size=3, min_ops=1, max_ops=1)
   with pytest.raises(ValueError, match="names 'x', and the task is no mixture"):
-    judging.check(c, task)
+    grading.check(c, task)
 
 
 def test_a_reward_by_rule_of_prompts_without_answers_is_refused(tmp_path):
   task = mixture(a=part(share=1), chat=prompts_file(tmp_path) | dict(share=1))
   c = config(rewards=dict(r=reward('correct')))
   with pytest.raises(ValueError, match="domain 'chat': give the reward"):
-    questions.reward_functions(c, task)
+    grading.reward_functions(c, task)
   c.rewards = dict(r=reward('correct', domains=('a',)))
-  assert set(questions.reward_functions(c, task)) == {'r'}
+  assert set(grading.reward_functions(c, task)) == {'r'}
 
 
 def test_prompts_of_every_part_are_tried_before_the_first_step(tmp_path):

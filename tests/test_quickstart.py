@@ -63,7 +63,7 @@ def test_quickstart_leaves_a_summary_and_two_runs(finished):
   summary = read(workdir / 'summary.json')
   assert (summary['seed'], summary['reward']) == (0, 'rule')
   for name, folder in STAGES.items():
-    result = read(workdir / folder / 'quickstart_eval.json')['result']
+    result = read(workdir / folder / 'quickstart_eval.json')
     assert set(summary[name]) == {'pass@1', 'pass@64', 'cons@16', 'mean_length'}
     assert all(summary[name][k] == result[k] for k in summary[name])
   assert 'Two answers, trained' in printed and 'tensorboard' in printed

@@ -16,7 +16,7 @@ import tiny
 from configs import distill
 from grpo_jax import (
   config,
-  judging,
+  grading,
   questions,
   rewards,
   sharding,
@@ -28,7 +28,7 @@ from grpo_jax.models import families, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.rewards import rules, sandbox_modes
 from grpo_jax.tasks import shares
-from grpo_jax.verified import judged
+from grpo_jax.verified import sifting
 from launch import chips, recipes
 
 STAGES = tiny.REPO / 'configs' / 'r1' / 'real_stages.py'
@@ -117,8 +117,8 @@ def test_each_domain_is_graded_in_its_own_way(data, stage):
   need_what_grades()
   cfg = GET(stage)
   task = task_of(cfg)
-  judging.check(cfg, task)
-  functions = questions.reward_functions(cfg, task)
+  grading.check(cfg, task)
+  functions = grading.reward_functions(cfg, task)
   examples = by_part(task)
   names = [name for name in examples if name != 'open']
   rows = [
@@ -158,8 +158,8 @@ def test_thoughts_are_in_the_language_of_their_question_everywhere(data):
       name='language', weight=1.0, target='prompt'
     )
     task = task_of(cfg)
-    judging.check(cfg, task)
-    reward = questions.reward_functions(cfg, task)['language']
+    grading.check(cfg, task)
+    reward = grading.reward_functions(cfg, task)['language']
     thought = 'we add both of the numbers and divide all of them by three'
     for example in by_part(task).values():
       assert reward(f'<think>{thought}</think>', example) == 1.0
@@ -187,9 +187,9 @@ def test_a_model_judges_only_what_no_rule_can(data):
   validation.of_keep(cfg)
   task = task_of(cfg)
   ask = questions.questions_of(task, cfg, tokenizer=None)
-  judging_ = judged.Judged(cfg, ask)
-  assert judging_.judges == ('open',)
-  asked = [n for n, e in by_part(task).items() if judging_._judges(e)]
+  sifter = sifting.Sifter(cfg, ask)
+  assert sifter.judged_domains == ('open',)
+  asked = [n for n, e in by_part(task).items() if sifter._judges(e)]
   assert asked == ['open']
 
 

@@ -10,7 +10,9 @@ import time
 import pytest
 import tiny
 
-from grpo_jax import recipe, validation, validation_rl
+from configs.findings import e_distill
+from grpo_jax import config, grading, recipe, tasks, validation, validation_rl
+from grpo_jax.verified import rewriting
 from launch import recipes, runner
 from launch.stages import Stage
 
@@ -405,3 +407,13 @@ def test_curves_of_a_recipe_without_arms_are_refused_at_once(write, capfd):
   flags = write(CHAIN)
   assert recipe.main([*flags, '--curves=curves.csv']) == 2
   assert '--curves is for recipes of arms' in capfd.readouterr().err
+
+
+def test_answers_without_their_working_are_right_as_a_student_learns_them():
+  c = e_distill.get_config('keep_answers')
+  task = config.pick(tasks, c.task.to_dict())()
+  example = task.example(0)
+  worked = f'<think>some</think><answer>{example.answer}</answer>'
+  kept = config.pick(rewriting, c.keep.rewrite, task=task)()(worked, example)
+  right = grading.reward_functions(c, task)['correct']
+  assert kept != worked and right(kept, example) == 1.0

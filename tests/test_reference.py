@@ -81,10 +81,10 @@ def test_the_mean_gradient_is_that_of_each_tokens_reverse_kl():
   teacher = policy.open_policy(larger)
   batch = jax.tree.map(jnp.asarray, every_completion())
   weights = programs.frozen(teacher.params(), teacher.dtype)
-  score = training.score_of(student, cfg)
+  score = training.logprobs_of(student, cfg)
   objective = training.policy_objective(cfg)
   params = student.params()
-  theirs = jax.jit(training.score_of(teacher, cfg))(weights, batch)[0]
+  theirs = jax.jit(training.logprobs_of(teacher, cfg))(weights, batch)[0]
 
   @jax.jit
   def gradients(params):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax import drawing, layout, logprobs, samplers, sampling, seats
+from grpo_jax import drawing, layout, logprobs, samplers, sampling
 from grpo_jax.models import decode_step, transformer
 from grpo_jax.structs import Prompts
 
@@ -275,9 +275,9 @@ def test_decoding_stops_at_the_first_capacity_that_finishes(model, params):
 
 
 def test_capacities_double_up_to_the_limit():
-  assert sampling.capacities(100, 16) == [16, 32, 64, 100]
-  assert sampling.capacities(16, 16) == [16]
-  assert sampling.capacities(8, 16) == [8]
+  assert layout.capacities(100, 16) == [16, 32, 64, 100]
+  assert layout.capacities(16, 16) == [16]
+  assert layout.capacities(8, 16) == [8]
 
 
 def test_unused_prompt_padding_changes_no_logprob(model, params):
@@ -295,7 +295,13 @@ def test_unused_prompt_padding_changes_no_logprob(model, params):
 
 @pytest.mark.parametrize('dtype', ['float32', 'int8'])
 def test_caches_grow_layer_by_layer_and_old_ones_are_given_up(dtype):
-  state = seats.empty(2, 3, 4, cache_shape=(3, 2, 8), dtype=dtype)
+  state = sampling.start_decoding(
+    jnp.zeros(2, jnp.int32),
+    group_size=3,
+    capacity=4,
+    cache_shape=(3, 2, 8),
+    dtype=dtype,
+  )
   filled = jax.tree.map(
     lambda x: jnp.arange(x.size).reshape(x.shape).astype(x.dtype), state
   )

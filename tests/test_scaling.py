@@ -43,17 +43,18 @@ WORK = Work(
 def test_arithmetic_of_a_step_is_that_by_hand(model):
   got = scaling_chips.step(model, CHIP, ON, WORK, Rates(dcn=1e6, bucket=1e3))
   # 20x16 embedding, 2 layers of 3 16x16, 2 8x16, 3 32x16 and 2 16, a norm.
-  assert scaling_chips.counts(model) == (5008, 5008)
+  # Norms are in no product.
+  assert scaling_chips.counts(model) == (5008, 4928)
   # A token reads bf16 weights in halves, and 256 bytes a position.
   assert got['weights_bytes'] == 5008
   assert got['cache_bytes'] == 256 * 16
-  prefill = 2 * 5008 * 8 * 4 / (0.5 * 8 * 1e6)
+  prefill = 2 * 4928 * 8 * 4 / (0.5 * 8 * 1e6)
   read = (5008 + 4096) / 1e3
   assert got['sampling_s'] == pytest.approx(16 * read + prefill)
   assert got['tail_s'] == pytest.approx(8 * read)
   # 544 tokens, 6208 pairs, 128 FLOPs a pair.
-  assert got['update_flops'] == 6 * 5008 * 544 + 3 * 128 * 6208
-  assert got['update_compute_s'] == pytest.approx(18_729_984 / 4e6)
+  assert got['update_flops'] == 6 * 4928 * 544 + 3 * 128 * 6208
+  assert got['update_compute_s'] == pytest.approx(18_468_864 / 4e6)
   assert got['microbatches'] == 4
   # Half of half the model, in bf16 twice and in fp32, 2 updates of 4 parts.
   assert got['gathered_bytes'] == 8 * 1252 * (2 + 2 + 4)
@@ -72,8 +73,8 @@ def test_arithmetic_of_a_step_is_that_by_hand(model):
 def test_decoding_that_computes_longer_than_it_reads_is_bound_by_it(model):
   fast = dataclasses.replace(CHIP, hbm_bandwidth=1e9)
   got = scaling_chips.step(model, fast, ON, WORK, Rates())
-  prefill = 2 * 5008 * 8 * 4 / (0.5 * 8 * 1e6)
-  token = (2 * 5008 + 128 * (4 + 16)) * 32 / 8 / 1e6
+  prefill = 2 * 4928 * 8 * 4 / (0.5 * 8 * 1e6)
+  token = (2 * 4928 + 128 * (4 + 16)) * 32 / 8 / 1e6
   assert got['sampling_s'] == pytest.approx(16 * token + prefill)
 
 
@@ -93,7 +94,9 @@ def test_caches_that_do_not_fit_are_sampled_in_waves(model):
 def test_parameters_are_as_many_as_published():
   whole, products = scaling_chips.counts(families.SIZES['qwen2_5_7b'])
   assert whole == 7_615_616_512
-  assert whole - products == 152_064 * 3584  # an untied embedding
+  # An untied embedding, norms, and biases of queries, keys and values.
+  norms, biases = 57 * 3584, 28 * (3584 + 2 * 512)
+  assert whole - products == 152_064 * 3584 + norms + biases
 
 
 def test_layouts_split_prompts_then_samples_then_slices():
@@ -146,7 +149,7 @@ def test_report_is_json_with_every_part_of_every_size(monkeypatch):
   c.sample.max_prompt_length = 64
   asked = dict(
     prompts=[2, 4], groups=[2], completions=[32, 64], hosts=[1, 2], repeats=1,
-    step=['4', '2'], slices_of=[1], lengths=[64], models=['qwen2_5_0_5b'],
+    step=['4', '2'], to_hosts=[1], lengths=[64], models=['qwen2_5_0_5b'],
     checked_hosts=2,
   )  # fmt: skip
   flags.FLAGS.mark_as_parsed()

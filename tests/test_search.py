@@ -7,7 +7,7 @@ import pytest
 
 from configs import modern, qwen2_5_7b_r1_zero
 from grpo_jax.models import families
-from launch import estimate, report, search
+from launch import estimate, flops, search
 from launch.search import Layout
 
 SLICE = 'v5e:2x4'
@@ -62,7 +62,7 @@ def test_traffic_follows_what_the_rules_split():
   found = [search.traffic(c, model, Layout(4, *x)) for x in ((8, 2), (16, 1))]
   assert found[0] == found[1]
   more = search.traffic(c, model, Layout(64, 1, 1))
-  assert more == pytest.approx(2 * 4 * report.in_products(model) * 63 / 64)
+  assert more == pytest.approx(2 * 4 * flops.in_products(model) * 63 / 64)
 
 
 def test_the_configs_own_mesh_is_tried_first(cfg):

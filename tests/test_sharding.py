@@ -20,7 +20,7 @@ from grpo_jax.models import transformer
 from grpo_jax.structs import Batch
 
 RULES = base.get_config().rules.to_dict()
-LOGICAL = dict.fromkeys(sharding.LOGICAL)
+LOGICAL = dict.fromkeys(base.get_config().rules.train)
 
 
 def mesh_of(data=1, fsdp=1, tensor=1, devices=8):
@@ -344,7 +344,9 @@ def test_a_bfloat16_sampler_has_the_logits_head_of_the_trainer(policies):
     targets=rollout.targets,
     mask=rollout.mask,
   )
-  score = programs.score(pol, temperature=1.0, remat='none', logits_chunk=8)
+  score = programs.token_logprobs(
+    pol, temperature=1.0, remat='none', logits_chunk=8
+  )
   logprobs, _ = jax.jit(score)(params, batch)
   gap = np.abs(np.asarray(logprobs - rollout.logprobs))[rollout.mask]
   # bfloat16 keeps 8 bits of hidden states; what is left is their rounding.

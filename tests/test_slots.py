@@ -201,7 +201,9 @@ def test_packed_completions_have_the_logprobs_and_gradient_of_their_own(
     load=None,
     files={},
   )
-  score = programs.score(pol, temperature=0.8, remat='none', logits_chunk=4)
+  score = programs.token_logprobs(
+    pol, temperature=0.8, remat='none', logits_chunk=4
+  )
   batch = ragged()
   weights = losses.token_mean(batch.mask)
   gradient = jax.jit(

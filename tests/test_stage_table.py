@@ -22,9 +22,7 @@ def stages(tmp_path):
       'win_rate': 24.7, 'standard_error': 1.5,
       'length_controlled_winrate': 30.0, 'length_controlled_stderr': 2.0,
     },
-    'dev1/eval.json': {
-      'settings': {}, 'result': {'pass@1': 1.0, 'problems': 50},
-    },
+    'dev1/eval.json': {'pass@1': 1.0, 'problems': 50},
   }  # fmt: skip
   for name, content in files.items():
     path = tmp_path / name

@@ -19,7 +19,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   critic,
-  judging,
+  grading,
   layout,
   programs,
   questions,
@@ -98,7 +98,7 @@ def test_every_logprob_pass_is_of_the_distribution_sampled_from(
     mask=got.mask,
     old_logprobs=got.logprobs,
   )
-  batch = training.scores(padded, cfg)(state, batch)
+  batch = training.add_logprobs(padded, cfg)(state, batch)
   sampled = np.asarray(got.logprobs)[got.mask]
   assert sampled.std() > 0.1
   for logprobs in (batch.old_logprobs, batch.ref_logprobs):
@@ -193,7 +193,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     long=dict(name='function', path=f'{__name__}:long', weight=5.0),
     shown=dict(name='constant', value=1.0, weight=0.0),
   )
-  judge = judging.Judge(cfg, task)
+  grader = grading.Grader(cfg, task)
   host = layout.prompts([[5, 6]], multiple=1)
   sampled = layout.branches(
     host, [[[7, 3], [7, 8, 9, 3]]], max_length=8, multiple=1
@@ -218,7 +218,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     texts=functools.partial(
       rollout.read_texts, decode=lambda ids: 'words ' * len(ids), stop_ids=(3,)
     ),
-    grade=functools.partial(judge.grade, 0),
+    grade=functools.partial(grader.grade, 0),
     length_multiple=1,
   )
   metrics = rollout.metrics([got], decoded=np.sum)

@@ -342,7 +342,9 @@ def decoder_programs(model):
     load=None,
     files={},
   )
-  scoring = programs.score(pol, temperature=0.8, remat='none', logits_chunk=4)
+  scoring = programs.token_logprobs(
+    pol, temperature=0.8, remat='none', logits_chunk=4
+  )
 
   def gradient(params, batch):
     grads, loss, _, tops = update.accumulate(

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import sft, tasks, tokenizer
+from grpo_jax import pairs, sft, tasks, tokenizer
 from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
-from grpo_jax.verified import judged, record_set
+from grpo_jax.verified import record_set, sifting
 
 # Blocks of 4 prompts, several files, a source beside the policy's.
 CONFIG = """
@@ -272,11 +272,11 @@ def test_a_judge_decides_in_place_of_the_reward():
     tokenizer=tokenizer.char(alphabet='AdaBob?!. '),
   )
   texts = ['Ada', 'Bob', 'Ada?', 'Bob. Ada']
-  judging = judged.Judged(cfg, ask)
+  sifter = sifting.Sifter(cfg, ask)
 
   def rows(texts):
     told = [Completion(t, tokens=3, finished=True) for t in texts]
-    return judging.rows([7], [told], [example])
+    return sifter.rows([7], [told], [example])
 
   [row] = rows(texts)
   assert (row['index'], row['judged'], row['right']) == (7, 3, 2)
@@ -305,7 +305,23 @@ def by_domain(**changed):
   ask = types.SimpleNamespace(
     task=task, tokenizer=tokenizer.char(alphabet='0123456789?Ada!')
   )
-  return judged.Judged(cfg, ask)
+  return sifting.Sifter(cfg, ask)
+
+
+def test_a_set_is_not_kept_by_a_reward_model():
+  cfg = tiny.get_config()
+  cfg.rewards.helpful = dict(name='reward_model', path='there', weight=0.5)
+  task = tasks.arithmetic(split='train', size=4, min_ops=1, max_ops=1)
+  ask = types.SimpleNamespace(
+    task=task, tokenizer=tokenizer.char(alphabet='0123456789')
+  )
+  with pytest.raises(ValueError, match='helpful is a reward model.*weight=0$'):
+    sifting.Sifter(cfg, ask)
+  cfg.rewards.helpful.weight = 0.0
+  sifting.Sifter(cfg, ask)
+  cfg.pairs.gold = 'helpful'
+  with pytest.raises(ValueError, match="pairs.gold='helpful'"):
+    pairs.check(cfg)
 
 
 def test_a_judge_of_some_domains_leaves_the_others_to_the_reward():

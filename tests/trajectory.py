@@ -128,7 +128,7 @@ def _open_policy(cfg, shape):
 def _watch(stages):
   """Lists that grow: (tokens, rewards) of rollouts, shapes of minibatches."""
   sampled, shapes = [], []
-  credit, minibatch = stages.credit, stages.minibatch
+  credit, join = stages.credit, stages.join
 
   def watched_credit(batch, rewards, finished, counted):
     targets, mask = jax.device_get((batch.targets, batch.mask))
@@ -141,13 +141,13 @@ def _watch(stages):
     sampled.append((tokens, np.array(rewards)))
     return credit(batch, rewards, finished, counted)
 
-  def watched_minibatch(batch, index):
-    part = minibatch(batch, index)
+  def watched_join(batches, index):
+    part = join(batches, index)
     q, g, c = part.mask.shape
     shapes.append((q, g, part.trunk.shape[1], c))
     return part
 
-  stages.credit, stages.minibatch = watched_credit, watched_minibatch
+  stages.credit, stages.join = watched_credit, watched_join
   return sampled, shapes
 
 
@@ -155,14 +155,14 @@ def _split_groups(stages, pol):
   """Lets the trainer see Q * G prompts with one completion each."""
   rows = pol.rows('train')
   split = jax.jit(lambda batch: rows.constrain(_split(batch)))
-  score, minibatch = stages.score, stages.minibatch
+  score, join = stages.score, stages.join
 
   def score_apart(state, batch):
     apart = score(state, split(batch)).ref_logprobs
     return batch.replace(ref_logprobs=apart.reshape(batch.mask.shape))
 
   stages.score = score_apart
-  stages.minibatch = lambda batch, index: split(minibatch(batch, index))
+  stages.join = lambda batches, index: split(join(batches, index))
 
 
 def _split(batch: Batch) -> Batch:

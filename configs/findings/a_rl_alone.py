@@ -28,9 +28,10 @@ The law fitted to the first half of rl's curve (forecast:) is to miss its end by
 0.05 at most.
 """
 
+import functools
+
 from configs import quickstart, quickstart_base
 from configs.findings import seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/a_rl_alone.py'
 ARMS = ('base', 'rl', 'random', 'format', 'answers', 'expert')
@@ -84,14 +85,7 @@ def get_arms(argument: str = '5'):
 
 
 def _of_seed(seed):
-  def stage(name, arm, job='train', init='base', **more):
-    overrides = {'seed': seed, **more.pop('overrides', {})}
-    if init:
-      overrides['init_from'] = f'{{{init}_{seed}}}'
-    return Stage(
-      f'{name}_{seed}', f'{HERE}:{arm}', job=job, overrides=overrides, **more
-    )
-
+  stage = functools.partial(seeds.stage, HERE, seed, init='base')
   yield stage('base', 'base', 'sft', init='')
   for arm in ('rl', 'random', 'format'):
     yield stage(arm, arm)
@@ -108,8 +102,5 @@ def _of_seed(seed):
     path = {'task.path': f'{{{kept}_{seed}}}/set'}
     yield stage(f'learn{turn}', 'learn', 'sft', overrides=path)
   for arm, runs in get_arms(str(seed + 1)).items():
-    run = runs[-1]
-    yield Stage(
-      f'{arm}_eval_{seed}', f'{HERE}:rl', job='evaluate',
-      overrides={'seed': seed}, workdir=f'{{{run}}}',
-    )  # fmt: skip
+    where = f'{{{runs[-1]}}}'
+    yield stage(f'{arm}_eval', 'rl', 'evaluate', init='', workdir=where)

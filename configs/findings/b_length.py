@@ -27,10 +27,11 @@ are longer than those of search. What answers with 'wait' gain over others to
 the same question is in eval.json (reflective_gain), whatever it says.
 """
 
+import functools
+
 from configs import quickstart_base
 from configs.findings import seeds
 from grpo_jax.tasks.attempts import ALPHABET
-from launch.stages import Stage
 
 HERE = 'configs/findings/b_length.py'
 ARMS = {
@@ -104,18 +105,14 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  def stage(name, config, job, **more):
-    overrides = {'seed': seed, **more.pop('overrides', {})}
-    return Stage(name, f'{HERE}:{config}', job=job, overrides=overrides, **more)
-
+  stage = functools.partial(seeds.stage, HERE, seed)
   for kind in ('search', 'lookup'):
-    yield stage(f'{kind}_base_{seed}', f'{kind}_base', 'sft')
+    yield stage(f'{kind}_base', f'{kind}_base', 'sft')
   for arm, kind in ARMS.items():
-    init = {'init_from': f'{{{kind}_base_{seed}}}'}
-    yield stage(f'{arm}_{seed}', arm, 'train', overrides=init)
+    yield stage(arm, arm, init=f'{kind}_base')
   for arm in get_arms():
     where = f'{{{arm}_{seed}}}'
-    yield stage(f'{arm}_eval_{seed}', _judged(arm), 'evaluate', workdir=where)
+    yield stage(f'{arm}_eval', _judged(arm), 'evaluate', workdir=where)
 
 
 def _judged(arm):

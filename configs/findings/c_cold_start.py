@@ -25,7 +25,6 @@ and to be reported.
 from configs import quickstart, quickstart_base
 from configs.findings import seeds
 from grpo_jax.tasks.bilingual import ALPHABET
-from launch.stages import Stage
 
 HERE = 'configs/findings/c_cold_start.py'
 TASKS = ('sums', 'words')
@@ -88,29 +87,25 @@ def get_arms(argument: str = '3'):
 
 
 def _of_task(task, seed):
-  def stage(name, what, job='train', init='', **more):
-    overrides = {'seed': seed, **more.pop('overrides', {})}
-    if init:
-      overrides['init_from'] = f'{{{init}}}'
-    return Stage(
-      name, f'{HERE}:{task}_{what}', job=job, overrides=overrides, **more
-    )
+  def stage(name, what, *job, **more):
+    return seeds.stage(HERE, seed, name, f'{task}_{what}', *job, **more)
 
-  base = f'{task}_base_{seed}'
+  base = f'{task}_base'
   yield stage(base, 'base', 'sft')
   for n in COUNTS:
-    run, init = f'{task}_{n}_{seed}', base
+    arm, init = f'{task}_{n}', base
     if n:
-      kept, init = f'{task}_kept{n}_{seed}', f'{task}_cold{n}_{seed}'
+      kept, init = f'{task}_kept{n}', f'{task}_cold{n}'
+      where = f'{{{kept}_{seed}}}/set'
       yield stage(
-        kept, 'keep', 'generate', init=f'{task}_0_{seed}',
+        kept, 'keep', 'generate', init=f'{task}_0',
         overrides={'keep.limit': n},
-        flags={'keep': 'verified', 'out': f'{{{kept}}}/set'},
+        flags={'keep': 'verified', 'out': where},
       )  # fmt: skip
-      path = {'task.path': f'{{{kept}}}/set'}
-      yield stage(init, 'sft', 'sft', init=base, overrides=path)
-    yield stage(run, 'rl', init=init)
-    yield stage(f'{run}_eval', 'rl', 'evaluate', workdir=f'{{{run}}}')
+      yield stage(init, 'sft', 'sft', init=base, overrides={'task.path': where})
+    yield stage(arm, 'rl', init=init)
+    where = f'{{{arm}_{seed}}}'
+    yield stage(f'{arm}_eval', 'rl', 'evaluate', workdir=where)
 
 
 def _reinforced():

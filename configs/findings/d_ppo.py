@@ -24,9 +24,10 @@ below ppo_1 at p < 0.01. Answers have 13 tokens here, and 0.95^13 is 0.51: what
 lambda does to long ones it cannot show.
 """
 
+import functools
+
 from configs import ppo, quickstart_base
 from configs.findings import seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/d_ppo.py'
 ARMS = ('grpo', 'ppo_1', 'ppo_0.95')
@@ -64,13 +65,9 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  base = f'base_{seed}'
-  yield Stage(base, f'{HERE}:base', job='sft', overrides={'seed': seed})
+  stage = functools.partial(seeds.stage, HERE, seed)
+  yield stage('base', 'base', 'sft')
   for arm in ARMS:
-    run = f'{arm}_{seed}'
-    overrides = {'seed': seed, 'init_from': f'{{{base}}}'}
-    yield Stage(run, f'{HERE}:{arm}', overrides=overrides)
-    yield Stage(
-      f'{run}_eval', f'{HERE}:{arm}', job='evaluate',
-      overrides={'seed': seed}, workdir=f'{{{run}}}',
-    )  # fmt: skip
+    yield stage(arm, arm, init='base')
+    where = f'{{{arm}_{seed}}}'
+    yield stage(f'{arm}_eval', arm, 'evaluate', workdir=where)

@@ -26,9 +26,10 @@ over its own base, and over the undistilled larger base, is ours to report; the
 paper's sixfold is against GPT-4o.
 """
 
+import functools
+
 from configs import quickstart, quickstart_base
 from configs.findings import seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/e_distill.py'
 COUNTS = {'text_500': 500, 'text_2k': 2000, 'text_8k': 8000}
@@ -97,17 +98,11 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  def stage(name, what, job='train', init='', **more):
-    overrides = {'seed': seed, **more.pop('overrides', {})}
-    if init:
-      overrides['init_from'] = f'{{{init}_{seed}}}'
-    return Stage(
-      f'{name}_{seed}', f'{HERE}:{what}', job=job, overrides=overrides, **more
-    )
+  stage = functools.partial(seeds.stage, HERE, seed)
 
   def learned(name, kept):
     path = {'task.path': f'{{{kept}_{seed}}}/set'}
-    return stage(name, 'text', 'sft', 'student', overrides=path)
+    return stage(name, 'text', 'sft', init='student', overrides=path)
 
   yield stage('teacher_base', 'teacher_base', 'sft')
   yield stage('student', 'student', 'sft')
@@ -118,7 +113,7 @@ def _of_seed(seed):
   for name, limit in kept.items():
     what = 'keep_answers' if name == 'kept_answers' else 'keep'
     yield stage(
-      name, what, 'generate', 'teacher', overrides=limit,
+      name, what, 'generate', init='teacher', overrides=limit,
       flags={'keep': 'verified', 'out': f'{{{name}_{seed}}}/set'},
     )  # fmt: skip
     yield learned(name.removeprefix('kept_'), name)

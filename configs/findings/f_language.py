@@ -20,8 +20,9 @@ Holds if consistency falls at w = 0 on `en`, is at least 0.98 at w = 1, and the
 cost in pass@1 is within 0.05, grows with w, and is larger on `en` than on `it`.
 """
 
+import functools
+
 from configs.findings import c_cold_start, seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/f_language.py'
 WEIGHTS = (0.0, 0.1, 0.3, 1.0)
@@ -61,18 +62,11 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  base = f'base_{seed}'
-  yield Stage(base, f'{HERE}:base', job='sft', overrides={'seed': seed})
+  stage = functools.partial(seeds.stage, HERE, seed)
+  yield stage('base', 'base', 'sft')
   for name in LANGUAGES:
     for w in WEIGHTS:
-      run = f'{name}_{w}_{seed}'
-      overrides = {
-        'seed': seed,
-        'init_from': f'{{{base}}}',
-        'rewards.language.weight': w,
-      }
-      yield Stage(run, f'{HERE}:{name}', overrides=overrides)
-      yield Stage(
-        f'{run}_eval', f'{HERE}:{name}', job='evaluate',
-        overrides={'seed': seed}, workdir=f'{{{run}}}',
-      )  # fmt: skip
+      arm, weight = f'{name}_{w}', {'rewards.language.weight': w}
+      yield stage(arm, name, init='base', overrides=weight)
+      where = f'{{{arm}_{seed}}}'
+      yield stage(f'{arm}_eval', name, 'evaluate', workdir=where)

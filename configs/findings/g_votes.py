@@ -17,9 +17,10 @@ Holds if cons@64 is at least 0.05 above pass@1 in mid-training, the gain goes to
 0 towards saturation, and is small for the base even at equal tokens.
 """
 
+import functools
+
 from configs import quickstart, quickstart_base
 from configs.findings import seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/g_votes.py'
 STEPS = (0, 25, 50, 100, 200)
@@ -55,20 +56,12 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  def run_of(steps):
-    return f'rl{steps}_{seed}' if steps else f'base_{seed}'
-
-  base = {'seed': seed}
-  yield Stage(run_of(0), f'{HERE}:base', job='sft', overrides=base)
+  stage = functools.partial(seeds.stage, HERE, seed)
+  yield stage('base', 'base', 'sft')
   for steps in STEPS[1:]:
-    rl = {'seed': seed, 'init_from': f'{{{run_of(0)}}}', 'steps': steps}
-    yield Stage(run_of(steps), f'{HERE}:rl', overrides=rl)
+    yield stage(f'rl{steps}', 'rl', init='base', overrides={'steps': steps})
   for steps in STEPS:
+    run = f'rl{steps}' if steps else 'base'
     for t in (0.6, 1.0):
-      asked = {
-        'seed': seed,
-        'init_from': f'{{{run_of(steps)}}}',
-        'eval.temperature': t,
-      }
-      name = f'{steps}_t{t}_{seed}'
-      yield Stage(name, f'{HERE}:rl', job='evaluate', overrides=asked)
+      at = {'eval.temperature': t}
+      yield stage(f'{steps}_t{t}', 'rl', 'evaluate', init=run, overrides=at)

@@ -26,9 +26,10 @@ Holds if on rl the model's score ends highest while the gold score falls after
 update 100 by more than the spread of seeds, and on sigmoid it does not.
 """
 
+import functools
+
 from configs import quickstart, quickstart_base
 from configs.findings import seeds
-from launch.stages import Stage
 
 HERE = 'configs/findings/reward_hacking.py'
 STEPS = dict(rl=1600, early=100, sigmoid=400, kl=400, balanced=400)
@@ -76,26 +77,18 @@ def get_arms(argument: str = '3'):
 
 
 def _of_seed(seed):
-  def stage(name, job, *, init='base', **overrides):
-    if init:
-      overrides['init_from'] = f'{{{init}_{seed}}}'
-    overrides['seed'] = seed
-    return Stage(
-      f'{name}_{seed}', f'{HERE}:{name}', job=job, overrides=overrides
-    )
-
-  yield stage('base', 'sft', init='')
-  yield stage('pairs', 'pairs')
+  stage = functools.partial(seeds.stage, HERE, seed, init='base')
+  yield stage('base', 'base', 'sft', init='')
+  yield stage('pairs', 'pairs', 'pairs')
   path = {'reward_model.path': f'{{pairs_{seed}}}/pairs.jsonl'}
   for name in ('model', 'model_balanced'):
-    yield stage(name, 'reward_model', **path)
+    yield stage(name, name, 'reward_model', overrides=path)
   for arm in STEPS:
     model = 'model_balanced' if arm == 'balanced' else 'model'
-    yield stage(arm, 'train', **{'rewards.model.path': f'{{{model}_{seed}}}'})
-    yield Stage(
-      f'{arm}_eval_{seed}', f'{HERE}:{arm}', job='evaluate',
-      overrides={'seed': seed}, workdir=f'{{{arm}_{seed}}}',
-    )  # fmt: skip
+    path = {'rewards.model.path': f'{{{model}_{seed}}}'}
+    yield stage(arm, arm, overrides=path)
+    where = f'{{{arm}_{seed}}}'
+    yield stage(f'{arm}_eval', arm, 'evaluate', init='', workdir=where)
 
 
 def _model(c, *, balanced: bool) -> None:

@@ -42,6 +42,34 @@ def of(argument: str) -> range:
   return range(int(argument))
 
 
+def stage(
+  here: str,
+  seed: int,
+  name: str,
+  config: str,
+  job: str = 'train',
+  *,
+  init: str = '',
+  overrides: dict | None = None,
+  **more,
+) -> Stage:
+  """`name_seed`, which starts from what `init_seed` has left.
+
+  Args:
+    here: the file whose config it has.
+    seed: of the job, unless `overrides` have another.
+    name, job, more: of the stage.
+    config: the part after the colon.
+    init: name of the run to start from, '' for none.
+    overrides: of the config.
+  """
+  given = {'init_from': f'{{{init}_{seed}}}'} if init else {}
+  given |= {'seed': seed} | (overrides or {})
+  return Stage(
+    f'{name}_{seed}', f'{here}:{config}', job=job, overrides=given, **more
+  )
+
+
 def stages(
   argument: str, of_seed: Callable[[int], Iterable[Stage]]
 ) -> list[Stage]:

@@ -81,6 +81,6 @@ def _student(name):
 
 
 def _and_measured(stage, student=''):
-  return recipe_parts.measured(
+  return recipe_parts.with_evaluations(
     stage, f'{STAGES}:evaluation{student}', tasks=EVALUATIONS
   )

@@ -125,4 +125,6 @@ def _model(name, config, *, on):
 
 
 def _and_measured(stage):
-  return recipe_parts.measured(stage, f'{STAGES}:evaluation', tasks=EVALUATIONS)
+  return recipe_parts.with_evaluations(
+    stage, f'{STAGES}:evaluation', tasks=EVALUATIONS
+  )

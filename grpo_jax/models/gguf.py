@@ -1,8 +1,7 @@
 """GGUF files in: weights dequantised, config, tokenizer and chat template.
 
-Before a run, in place of a Hugging Face folder: `convert` turns a file of
-llama.cpp into such a folder; `read` and `load` use it directly. Needs the
-extra `gguf`.
+In place of a Hugging Face folder, as `init_from` of any job; `export` makes
+such a folder of one. Needs the extra `gguf`.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ class PlainTextError(TypeError):
   """A reward needs tokens, and the completion is mere text."""
 
 
-def measured(completion: str, reward: str) -> Completion:
+def with_tokens(completion: str, reward: str) -> Completion:
   """The completion itself, which must know its length in tokens.
 
   Args:

@@ -8,7 +8,7 @@ the task's own reward, not by the sum.
 
 import math
 
-from grpo_jax.rewards.completion import measured
+from grpo_jax.rewards.completion import with_tokens
 from grpo_jax.rewards.rules import by_task, Reward
 
 
@@ -37,7 +37,7 @@ def soft_overlong(*, task, max_length: int, cache: int) -> Reward:
     )
 
   def reward(completion, example):
-    tokens = measured(completion, 'soft_overlong').tokens
+    tokens = with_tokens(completion, 'soft_overlong').tokens
     return min(max((max_length - cache - tokens) / cache, -1.0), 0.0)
 
   return reward
@@ -88,7 +88,7 @@ def cosine(
   judge = by_task(task, extract, name='cosine')
 
   def reward(completion, example):
-    completion = measured(completion, 'cosine')
+    completion = with_tokens(completion, 'cosine')
     if completion.tokens > max_length or not completion.finished:
       return cut
     short, long = wrong_short, wrong_long

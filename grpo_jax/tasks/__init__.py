@@ -11,6 +11,7 @@ from grpo_jax.tasks.bilingual import bilingual
 from grpo_jax.tasks.common import (
   batch_indices,
   Example,
+  of_prompts,
   Part,
   random,
   SPECIALS,
@@ -48,6 +49,7 @@ __all__ = [
   'jsonl',
   'mawps',
   'mixture',
+  'of_prompts',
   'random',
   'reasoning_gym',
   'split_of',

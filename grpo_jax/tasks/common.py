@@ -5,7 +5,7 @@ answer. Both are pure functions of the task's arguments, so any step can be
 replayed on its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -113,6 +113,17 @@ class Part:
   domain: str
   share: float
   from_step: int
+
+
+def of_prompts(prompts: Sequence[str], *, source: str = '') -> Task:
+  """A task of prompts alone: nothing is right."""
+  return Task(
+    len(prompts),
+    lambda i: Example(prompts[i], answer=''),
+    lambda answer, example: False,
+    source=source,
+    judged=False,
+  )
 
 
 def split_of(text: str, *, test_share: float = 0.1) -> str:

@@ -50,7 +50,7 @@ def verified(
       prompt = record_set.text_of(row, 'prompt')
       if (not named or source in named) and (
         not test_share
-        or common.split_of(prompt, test_share=test_share) == split
+        or common.split_of(f'verified/{prompt}', test_share=test_share) == split
       ):
         found.append(i)
     if missing:

@@ -14,7 +14,7 @@ from typing import Any
 import unicodedata
 
 from grpo_jax.rewards import languages, ngrams, text
-from grpo_jax.rewards.completion import measured
+from grpo_jax.rewards.completion import with_tokens
 
 Filter = Callable[[str, Any], bool]
 
@@ -25,7 +25,9 @@ _RUN = re.compile(r'\w+')
 
 def finished() -> Filter:
   """Stopped by itself, not cut at the length limit."""
-  return lambda completion, example: measured(completion, 'finished').finished
+  return lambda completion, example: (
+    with_tokens(completion, 'finished').finished
+  )
 
 
 def tokens(*, least: int = 1, most: int) -> Filter:
@@ -33,7 +35,7 @@ def tokens(*, least: int = 1, most: int) -> Filter:
   if not 1 <= least <= most:
     raise ValueError(f'filter tokens: 1 <= least={least} <= most={most}')
   return lambda completion, example: (
-    least <= measured(completion, 'tokens').tokens <= most
+    least <= with_tokens(completion, 'tokens').tokens <= most
   )
 
 

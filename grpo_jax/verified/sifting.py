@@ -25,6 +25,12 @@ class Sifter:
     self.functions = grading.reward_functions(cfg, task)
     self.weights = grading.reward_weights(cfg)
     self.gate = cfg.reward_gate
+    for name, weight in self.weights.items():
+      if name not in self.functions and (weight or name == self.gate):
+        raise ValueError(
+          f'rewards.{name} is a reward model, and a set is kept by rules and '
+          f'keep.judge; set rewards.{name}.weight=0'
+        )
     self.domains = grading.domains_of(cfg)
     judge = k.judge.to_dict()
     # Of the examples that the judge decides on: the rest is for `right`.

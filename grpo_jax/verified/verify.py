@@ -5,8 +5,8 @@ an analysis, and correct or incorrect. Its whole prompt is not ours to quote;
 `PROMPT` asks for the same.
 
 Every function is a factory `name(*, ...)` that returns `judge(completion,
-example) -> 1.0, 0.0`, or None where there was no verdict: a component of the
-reward like any other.
+example) -> 1.0, 0.0`, or None where there was no verdict. It decides in place
+of the reward that `keep.right` names, and is in no sum.
 """
 
 from collections.abc import Callable
