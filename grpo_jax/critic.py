@@ -16,7 +16,7 @@ from grpo_jax import config, losses, objectives, programs, slots, training
 from grpo_jax.models import params as params_lib
 from grpo_jax.models.params import Param
 from grpo_jax.policy import Policy
-from grpo_jax.structs import Array, Batch, TrainState
+from grpo_jax.structs import Array, Batch, PyTree, TrainState
 from grpo_jax.trainer import Trainer, trainer
 
 
@@ -57,20 +57,32 @@ def value(hidden: Array, head: Array) -> Array:
   )
 
 
+def declare_apart(policy: Policy) -> PyTree:
+  """Of a body and a head, as a critic of its own or a reward model has."""
+  return {'body': policy.declared, 'value_head': declare(policy)}
+
+
+def values_apart(
+  policy: Policy, *, remat: str
+) -> Callable[[PyTree, Batch], Array]:
+  """(params of `declare_apart`, batch) -> values [Q G C]; not jitted."""
+  hidden = programs.hidden_states(policy, remat=remat)
+
+  def fn(params, batch):
+    found = value(hidden(params['body'], batch), params['value_head'])
+    return slots.unpack(found, batch.slots)
+
+  return fn
+
+
 def _apart(policy: Policy, cfg) -> Learner:
   """A critic that starts as a copy of the policy's body."""
   c = cfg.critic
 
   def scoring_of(policy):
-    hidden = programs.hidden_states(policy, remat=cfg.updates.remat)
+    of = values_apart(policy, remat=cfg.updates.remat)
+    return lambda params, batch: (of(params, batch),)
 
-    def scoring(params, batch):
-      found = value(hidden(params['body'], batch), params['value_head'])
-      return (slots.unpack(found, batch.slots),)
-
-    return scoring
-
-  head = declare(policy)
   critic = trainer(
     policy,
     cfg,
@@ -78,7 +90,7 @@ def _apart(policy: Policy, cfg) -> Learner:
     weigh=losses.token_mean,
     scoring=scoring_of,
     updates=cfg.steps * c.epochs * c.minibatches,
-    declared={'body': policy.declared, 'value_head': head},
+    declared=declare_apart(policy),
     learning_rate=c.learning_rate,
     microbatches=c.microbatches,
   )
@@ -88,7 +100,8 @@ def _apart(policy: Policy, cfg) -> Learner:
 
   def init(params):
     # Before the policy's: that may alias what it is given.
-    fresh = {'body': copy(params), 'value_head': params_lib.init(head, None)}
+    head = params_lib.init(declare(policy), None)
+    fresh = {'body': copy(params), 'value_head': head}
     return actor.init(params).replace(critic=critic.init(fresh))
 
   def update_policy(state, batch, *lengths):

@@ -26,14 +26,11 @@ def runs(loaded: Sequence) -> dict | None:
   told = [k for k in differing if k.split('.')[0] not in _UNTOLD][:_TITLES]
   results = [
     summary.result_of(
-      trials.Trial(
-        name=run.name,
-        told={trials.short(k): _brief(spec[k]) for k in told if k in spec},
-        flags=(),
-        cfg=run.cfg,
-        workdir=str(run.run.workdir),
-        module='',
-      )
+      run.run.workdir,
+      name=run.name,
+      told={trials.short(k): _brief(spec[k]) for k in told if k in spec},
+      steps=run.cfg.steps,
+      finished=False,  # not shown
     )
     for run, spec in zip(loaded, specs, strict=True)
   ]
@@ -45,7 +42,7 @@ def runs(loaded: Sequence) -> dict | None:
     metric, results = summary.rank(results, metric=None, lowest=True)
   titles, *rows = summary.table(results, metric)
   rows = [
-    [rank, result.trial.name, *row]
+    [rank, result.name, *row]
     for (rank, *row), result in zip(rows, results, strict=True)
   ]
   return {'columns': ['', 'run', *titles[1:]], 'rows': rows, 'metric': metric}

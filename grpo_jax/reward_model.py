@@ -15,6 +15,7 @@ import numpy as np
 from grpo_jax import (
   cli,
   config,
+  critic,
   files,
   hosts,
   layout,
@@ -213,10 +214,10 @@ def _lengths(batch):
 
 
 def _trainer(pol, cfg, loss) -> trainer.Trainer:
-  declared = scorer.declare(pol)
+  declared = critic.declare_apart(pol)
 
   def scoring(policy):
-    values = scorer.values(policy, remat=cfg.updates.remat)
+    values = critic.values_apart(policy, remat=cfg.updates.remat)
     return lambda params, batch: (values(params, batch),)
 
   made = trainer.trainer(

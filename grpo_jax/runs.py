@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import ml_collections
@@ -158,3 +159,15 @@ def _json(path):
 def _number(value):
   # Non-finite values are written by name: 'nan', 'inf', '-inf'.
   return np.nan if value is None else float(value)
+
+
+def reached(workdir: pathlib.Path) -> int:
+  """The newest step in a run's metrics; 0 before the first."""
+  try:
+    with open(workdir / metrics.METRICS, 'rb') as file:
+      # Cheap, as it is asked every second: a row is a kilobyte or two.
+      file.seek(-min(file.seek(0, 2), 1 << 16), 2)
+      found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
+  except FileNotFoundError:
+    return 0
+  return int(found[-1]) if found else 0

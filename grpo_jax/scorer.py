@@ -66,19 +66,6 @@ class Reader:
     return [*ids, self.tokenizer.eos_ids[0]]
 
 
-def declare(pol: Policy) -> PyTree:
-  """A reward model's parameters: those of a critic."""
-  return {'body': pol.declared, 'value_head': critic.declare(pol)}
-
-
-def values(pol: Policy, *, remat: str) -> Callable[[PyTree, Batch], Array]:
-  """(params, batch) -> values [Q G C], before each target; not jitted."""
-  hidden = programs.hidden_states(pol, remat=remat)
-  return lambda params, batch: critic.value(
-    hidden(params['body'], batch), params['value_head']
-  )
-
-
 def program(
   pol: Policy, *, parts: tuple[int, int]
 ) -> Callable[[PyTree, Batch], Array]:
@@ -89,7 +76,7 @@ def program(
     parts: how many Q and G are split into, one at a time.
   """
   rows = pol.rows('train')
-  of = values(pol, remat='none')
+  of = critic.values_apart(pol, remat='none')
 
   def one(params, batch):
     found = preference_losses.at_last(batch, of(params, batch))
@@ -276,7 +263,7 @@ def usual_response(cfg) -> int:
 
 def abstract(pol: Policy) -> PyTree:
   """A reward model's parameters in fp32, by the training rules."""
-  declared = declare(pol)
+  declared = critic.declare_apart(pol)
   where = sharding.param_shardings(declared, pol.mesh, pol.rules['train'])
   return sharding.placed(params_lib.abstract(declared), where)
 

@@ -31,7 +31,7 @@ import pathlib
 import re
 import runpy
 
-from launch import stages, trials
+from launch import config_files, stages
 from launch.stages import Stage, Step
 
 _NAME = re.compile(r'[A-Za-z0-9_.=-]{1,80}')
@@ -100,7 +100,7 @@ def load(config: str, workdir: str) -> Recipe:
       module=_module(path, stage),
     )
   table = dict(said.get('TABLE', {}))
-  arms = trials.call(
+  arms = config_files.call(
     path, said.get('get_arms', lambda *_: {}), *_given(argument)
   )
   arms = {arm: list(names) for arm, names in arms.items()}
@@ -146,10 +146,10 @@ def undisclosed(text: str) -> str:
 
 def _read(path, argument):
   """The stages, and all else the file defines."""
-  said = trials.call(path, runpy.run_path, path)
+  said = config_files.call(path, runpy.run_path, path)
   if 'get_stages' not in said:
     raise ValueError(f'{path}: no function get_stages')
-  listed = trials.call(path, said['get_stages'], *_given(argument))
+  listed = config_files.call(path, said['get_stages'], *_given(argument))
   ours = isinstance(listed, Sequence) and len(listed) > 0
   if not ours or not all(isinstance(stage, Stage) for stage in listed):
     raise ValueError(
@@ -184,12 +184,14 @@ def _check_names(path, stage, before):
 
 def _config(path, stage):
   given = (f'--config={stage.config}', *stages.flags_of(stage.overrides))
-  return trials.parse(f'{path}: stage {stage.name}', given, stage.overrides)
+  return config_files.parse(
+    f'{path}: stage {stage.name}', given, stage.overrides
+  )
 
 
 def _module(path, stage):
   module = stage.job if '.' in stage.job else f'grpo_jax.{stage.job}'
-  if not trials.call(path, trials.is_module, module):
+  if not config_files.call(path, config_files.is_module, module):
     raise ValueError(
       f'{path}: stage {stage.name}: job={stage.job!r} is no module'
     )

@@ -17,8 +17,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from grpo_jax import begun, cli, files
-from launch import processes, trials
+from grpo_jax import begun, cli, files, runs
+from launch import processes
+from launch.config_files import flag_text
 
 MARKER = files.STAGE
 _REFERENCE = re.compile(r'\{([A-Za-z0-9_.=-]+)\}')
@@ -97,7 +98,7 @@ class Step:
       }
     )
     more = (
-      f'--{k}={trials.flag_text(self._resolved(v))}'
+      f'--{k}={flag_text(self._resolved(v))}'
       for k, v in self.stage.flags.items()
     )
     config = f'--config={self.stage.config}'
@@ -184,7 +185,7 @@ class Step:
   def progress(self) -> str:
     """Steps done and in all, of a job that counts them."""
     config = self.folder / files.CONFIG
-    done = trials.reached(self.folder)
+    done = runs.reached(self.folder)
     if not done or not config.exists():
       return ''
     # As the job has it, which may count in epochs.
@@ -212,7 +213,7 @@ class Step:
 
 def flags_of(overrides: Mapping[str, Any]) -> list[str]:
   """Overrides as a job's flags."""
-  return [f'--config.{k}={trials.flag_text(v)}' for k, v in overrides.items()]
+  return [f'--config.{k}={flag_text(v)}' for k, v in overrides.items()]
 
 
 def is_text(field: str) -> bool:

@@ -8,11 +8,13 @@ import dataclasses
 import io
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from grpo_jax import files, metrics, runs
-from launch.trials import flag_text, Trial, value_text
+from launch.config_files import flag_text
+from launch.trials import Trial, value_text
 
 # The first that any trial has is what they are ranked by.
 DEFAULTS = ('eval/pass@1', 'reward/mean', 'loss')
@@ -24,10 +26,12 @@ TAIL = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a trial has come to."""
+  """What a run has come to."""
 
-  trial: Trial
+  name: str
+  told: dict[str, Any]  # what it is told by, short field or title -> value
   step: int
+  steps: int  # in all
   finished: bool
   final: dict[str, float]  # metric -> value
 
@@ -56,7 +60,7 @@ def summarise(
       'and checkpoints of each trial), and name it as --workdir'
     )
   metric, results = rank(
-    [result_of(trial) for trial in trials], metric=metric, lowest=lowest
+    [_of_trial(trial) for trial in trials], metric=metric, lowest=lowest
   )
   path = pathlib.Path(workdir) / FILE
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,26 +95,30 @@ def table(results: list[Result], metric: str) -> list[list[str]]:
   others = [name for name in SHOWN if name in there and name != metric]
   rows = [['', metric, *titles, 'step', *others]]
   for i, r in enumerate(results, 1):
-    told = [
-      value_text(r.trial.told[t]) if t in r.trial.told else '' for t in titles
-    ]
+    told = [value_text(r.told[t]) if t in r.told else '' for t in titles]
     rows.append([
-      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.trial.steps}',
+      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.steps}',
       *(_number(r.value(name)) for name in others),
     ])  # fmt: skip
   return rows
 
 
-def result_of(trial: Trial) -> Result:
-  """Reads a trial's workdir, which need not exist."""
-  folder = pathlib.Path(trial.workdir)
-  if not (folder / metrics.METRICS).exists():
-    return Result(trial, 0, False, {})
-  curves = runs.Run(folder).metrics
-  steps = curves.pop('step')
-  final = {name: final_value(name, steps, v) for name, v in curves.items()}
-  last = int(steps.max()) if steps.size else 0
-  return Result(trial, last, trial.finished(), final)
+def result_of(
+  folder: pathlib.Path,
+  *,
+  name: str,
+  told: dict[str, Any],
+  steps: int,
+  finished: bool,
+) -> Result:
+  """Reads a workdir, which need not exist; see `Result`."""
+  last, final = 0, {}
+  if (folder / metrics.METRICS).exists():
+    curves = runs.Run(folder).metrics
+    done = curves.pop('step')
+    final = {k: final_value(k, done, v) for k, v in curves.items()}
+    last = int(done.max()) if done.size else 0
+  return Result(name, told, last, steps, finished, final)
 
 
 def final_value(name: str, steps: np.ndarray, values: np.ndarray) -> float:
@@ -128,6 +136,16 @@ def final_value(name: str, steps: np.ndarray, values: np.ndarray) -> float:
   if not known.size:
     return math.nan
   return float(known[-1] if name.startswith('eval/') else known.mean())
+
+
+def _of_trial(trial):
+  return result_of(
+    trial.folder,
+    name=trial.name,
+    told=trial.told,
+    steps=trial.steps,
+    finished=trial.finished(),
+  )
 
 
 def _metric(results, metric):
@@ -148,7 +166,7 @@ def _order(value, lowest):
 
 def _titles(results):
   """Changed fields, in the order of the sweep file."""
-  return list(dict.fromkeys(name for r in results for name in r.trial.told))
+  return list(dict.fromkeys(name for r in results for name in r.told))
 
 
 def _aligned(rows):
@@ -167,9 +185,8 @@ def _csv(results):
   columns = [f'config.{title}' for title in titles]
   out.writerow(['trial', *columns, 'step', 'steps', 'finished', *names])
   for r in results:
-    told = r.trial.told
-    values = [flag_text(told[t]) if t in told else '' for t in titles]
-    row = [r.trial.name, *values, r.step, r.trial.steps, int(r.finished)]
+    values = [flag_text(r.told[t]) if t in r.told else '' for t in titles]
+    row = [r.name, *values, r.step, r.steps, int(r.finished)]
     out.writerow([*row, *(r.final.get(name, '') for name in names)])
   return text.getvalue()
 

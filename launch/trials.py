@@ -12,24 +12,20 @@ A sweep file defines
 JOB and FIXED may be left out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
-import difflib
 import hashlib
-import importlib.util
 import json
-import math
 import pathlib
 import re
 import runpy
-import traceback
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags, ConfigDict
+from ml_collections import ConfigDict
 
 from grpo_jax import begun, cli, files, metrics, runs
 from launch import processes
+from launch.config_files import call, flag_text, is_module, parse
 from launch.sweeps import Choice
 
 JOBS = ('train', 'sft')
@@ -95,7 +91,7 @@ class Trial:
 
   def reached(self) -> int:
     """The newest step in the metrics; 0 before the first."""
-    return reached(self.folder)
+    return runs.reached(self.folder)
 
   def finished(self) -> bool:
     """Whether the last step is saved, and evaluated where it is to be."""
@@ -154,39 +150,6 @@ def load(path: str, workdir: str) -> list[Trial]:
   return list(found.values())
 
 
-def parse(path: str, given: tuple[str, ...], overrides: Mapping) -> ConfigDict:
-  """The config as the job will read it from these flags.
-
-  Raises:
-    ValueError: an unknown field, or a value that it cannot have.
-  """
-  argv, values = [path, *given], flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, '', flag_values=values, sys_argv=argv
-  )
-  try:
-    if overrides:
-      _refuse_unknown(path, overrides, parse(path, given[:1], {}))
-    values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-    # Of an error in the config file, ml_collections quotes the traceback.
-    text = str(error).strip().splitlines()[-1].strip()
-    raise ValueError(f'{path}: {text}') from None
-  return values.config
-
-
-def reached(workdir: pathlib.Path) -> int:
-  """The newest step in a run's metrics; 0 before the first."""
-  try:
-    with open(workdir / metrics.METRICS, 'rb') as file:
-      # Cheap, as it is asked every second: a row is a kilobyte or two.
-      file.seek(-min(file.seek(0, 2), 1 << 16), 2)
-      found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
-  except FileNotFoundError:
-    return 0
-  return int(found[-1]) if found else 0
-
-
 def short(field: str) -> str:
   """optimizer.learning_rate -> learning_rate, but critic.learning_rate."""
   section, _, rest = field.partition('.')
@@ -207,39 +170,6 @@ def name_of(choice: Choice) -> str:
 def value_text(value) -> str:
   """Short and safe in a file's name: clip+eps_high=0.28."""
   return _safe(_plain_text(value))
-
-
-def flag_text(value) -> str:
-  """The value as a flag's."""
-  return value if isinstance(value, str) else _literal(value)
-
-
-def is_module(name: str) -> bool:
-  """Whether there is a module of this name.
-
-  Packages above it are imported, and may raise what they will: see `call`.
-  """
-  try:
-    return importlib.util.find_spec(name) is not None
-  except ImportError as error:
-    # A package that is there may need one that is not.
-    if error.name and not name.startswith(error.name):
-      raise
-    return False
-
-
-def call(path: str, fn: Callable, *args):
-  """fn(*args) of the file at `path`; what it raises as one line."""
-  try:
-    return fn(*args)
-  except SyntaxError as error:
-    raise ValueError(f'{error.filename}:{error.lineno}: {error.msg}') from None
-  except Exception as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [str(f.lineno) for f in frames if f.filename == path]
-    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
-    where = ':'.join((path, *lines[-1:]))
-    raise ValueError(f'{where}: {kind}{error}') from None
 
 
 def _read(path):
@@ -267,25 +197,6 @@ def _module(path, job):
       'your own that leaves a run'
     )
   return module
-
-
-def _refuse_unknown(path, overrides, cfg):
-  names = list(_names(cfg.to_dict()))
-  for field in overrides:
-    if field in names:
-      continue
-    # Of one that lacks its section, all that it may be.
-    close = [n for n in names if n.endswith(f'.{field}')]
-    close = close or difflib.get_close_matches(field, names, n=1)
-    remedy = f'; did you mean {" or ".join(close)}?' if close else ''
-    raise ValueError(f'{path}: the config has no field {field!r}{remedy}')
-
-
-def _names(tree, prefix='') -> Iterator[str]:
-  for name, value in tree.items():
-    yield prefix + name
-    if isinstance(value, dict):
-      yield from _names(value, f'{prefix}{name}.')
 
 
 def _refuse_twice(path, trial, found):
@@ -320,16 +231,3 @@ def _safe(text):
 
 def _digest(text, length):
   return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def _literal(value):
-  """As `repr`, but for infinity, which literals have no word for."""
-  if isinstance(value, Mapping):
-    inside = (f'{k!r}: {_literal(v)}' for k, v in value.items())
-    return f'{{{", ".join(inside)}}}'
-  if isinstance(value, (list, tuple)):
-    inside = ''.join(f'{_literal(v)}, ' for v in value)
-    return f'({inside.removesuffix(" ") if len(value) == 1 else inside[:-2]})'
-  if isinstance(value, float) and math.isinf(value):
-    return '1e999' if value > 0 else '-1e999'
-  return repr(value)

@@ -189,6 +189,21 @@ def test_buckets_of_fine_tuning_are_refused_with_the_reason():
     validation.of_sft(cfg, ways=(1, 1, 1))
 
 
+def test_an_evaluation_on_what_is_trained_on_is_told():
+  c = base.get_config()
+  c.updates.minibatches = 4
+  c.task = dict(name='jsonl', path='a.jsonl', split='train')
+  assert validation_rl.hints(c) == []
+  c.eval.every = 10
+  [hint] = validation_rl.hints(c)
+  assert 'evaluation asks what is trained on: a.jsonl' in hint
+  c.eval.task = dict(split='test', path='b.jsonl')
+  assert validation_rl.hints(c) == []
+  c.eval.task = dict(split='test')
+  c.task.test_share = 0.1
+  assert validation_rl.hints(c) == []
+
+
 def test_parts_of_groups_are_refused_where_there_are_no_groups():
   cfg = changed(**{'updates.group_microbatches': 4})
   with pytest.raises(ValueError, match='splits groups, .* set it to 1$'):

@@ -16,7 +16,16 @@ import pytest
 import tiny
 
 from configs import base
-from launch import elsewhere, processes, runner, summary, sweep, sweeps, trials
+from launch import (
+  config_files,
+  elsewhere,
+  processes,
+  runner,
+  summary,
+  sweep,
+  sweeps,
+  trials,
+)  # fmt: skip
 from launch.sweeps import chain, Choice, grid, zipped
 
 EXAMPLES = sorted((tiny.REPO / 'configs' / 'sweeps').glob('[a-z]*.py'))
@@ -153,7 +162,7 @@ def test_a_name_does_not_depend_on_other_trials_or_the_order_of_fields():
 
 
 def test_names_of_any_two_fields_differ():
-  names = list(trials._names(base.get_config().to_dict()))
+  names = list(config_files.names(base.get_config().to_dict()))
   assert len(names) > 100
   assert len({trials.short(name) for name in names}) == len(names)
 
@@ -176,8 +185,10 @@ def test_names_of_any_two_fields_differ():
   ],
 )
 def test_a_job_reads_the_value_that_the_sweep_gave(field, value):
-  flag = f'--config.{field}={trials.flag_text(value)}'
-  cfg = trials.parse('file', ('--config=configs/base.py', flag), {field: value})
+  flag = f'--config.{field}={config_files.flag_text(value)}'
+  cfg = config_files.parse(
+    'file', ('--config=configs/base.py', flag), {field: value}
+  )
   found = cfg.to_dict()
   for part in field.split('.'):
     found = found[part]
@@ -199,7 +210,7 @@ def test_a_job_reads_the_value_that_the_sweep_gave(field, value):
   ],
 )
 def test_a_module_is_there_or_not_and_no_name_is_an_error(name, there):
-  assert trials.is_module(name) is there
+  assert config_files.is_module(name) is there
 
 
 def test_a_package_that_needs_another_is_told_in_one_line(
@@ -209,7 +220,7 @@ def test_a_package_that_needs_another_is_told_in_one_line(
   (tmp_path / 'needy' / '__init__.py').write_text('import nopkg\n')
   monkeypatch.syspath_prepend(str(tmp_path))
   with pytest.raises(ValueError, match="^x.py: .*: No module named 'nopkg'$"):
-    trials.call('x.py', trials.is_module, 'needy.job')
+    config_files.call('x.py', config_files.is_module, 'needy.job')
 
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
