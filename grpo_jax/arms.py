@@ -35,6 +35,7 @@ CURVES = (
   'length/mean', 'length/clipped_share', 'zero_variance_share', 'entropy',
   'kl', 'nll', 'accuracy', 'eval/pass@1', 'eval/mean_length', 'time/step',
 )  # fmt: skip
+_ROWS = 250  # a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,19 +163,26 @@ def values(
 def curves(arms: Mapping[str, Sequence[pathlib.Path]]) -> str:
   """The runs' curves as CSV: a row a step, and a column a metric of CURVES.
 
-  Four digits of each, so that those of a finding may be kept beside its page.
+  Four digits of each, and of longer runs the means over as many steps as leave
+  at most `_ROWS` rows, told by the last of them: curves of a finding are kept
+  beside its page.
   """
-  rows, known = [], set()
+  rows, names = [], set()
   for arm, workdirs in arms.items():
     for seed, workdir in enumerate(workdirs):
       if not (workdir / metrics.METRICS).exists():
         continue
       found = runs.open_run(workdir).metrics
-      known |= found.keys()
-      for i, step in enumerate(found['step']):
-        values = {k: v[i] for k, v in found.items() if not np.isnan(v[i])}
-        rows.append(values | {'arm': arm, 'seed': seed, 'step': int(step)})
-  columns = [name for name in CURVES if name in known]
+      names |= found.keys()
+      steps = found.pop('step')
+      size = max(math.ceil(len(steps) / _ROWS), 1)
+      for i in range(0, len(steps), size):
+        some = {k: v[i : i + size] for k, v in found.items()}
+        known = {k: v[~np.isnan(v)] for k, v in some.items()}
+        values = {k: v.mean() for k, v in known.items() if v.size}
+        last = int(steps[i : i + size][-1])
+        rows.append(values | {'arm': arm, 'seed': seed, 'step': last})
+  columns = [name for name in CURVES if name in names]
   lines = [','.join(('arm', 'seed', 'step', *columns))]
   for row in rows:
     cells = [f'{row[c]:.4g}' if c in row else '' for c in columns]

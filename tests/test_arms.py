@@ -116,6 +116,13 @@ def test_curves_are_a_row_a_step(run, tmp_path):
   ]  # fmt: skip
 
 
+def test_long_curves_are_means_over_equal_numbers_of_steps(run):
+  folder = run('a', {}, list(range(600)))
+  _, *rows = arms.curves({'rl': [folder]}).splitlines()
+  assert rows[0] == 'rl,0,3,1' and rows[-1] == 'rl,0,600,598'
+  assert len(rows) == 200
+
+
 def test_measures_of_curves(run):
   # Means of five: 0.2, 0.4, 0.6, 0.8, 1.0 at steps 6 to 10.
   curve = [0.0] * 5 + [1.0] * 15
