@@ -29,6 +29,8 @@ class Chip:
     devices: JAX devices a chip, to the compiler. On v4 hardware JAX joins a
       chip's two, which the compiler alone does not.
     accelerator: of `gcloud`'s --accelerator-type, before the size.
+    fusion_kib: of a core's own memory that a fusion may use; 0 leaves it to the
+      compiler. See `xla_flags`.
   """
 
   name: str
@@ -40,11 +42,12 @@ class Chip:
   clock: float
   devices: int
   accelerator: str
+  fusion_kib: int = 0
 
 
 def _chip(
   name, tflops, hbm_gib, usable_gib, hbm_gbs, ici_gbs, units, accelerator,
-  devices=1,
+  devices=1, fusion_kib=0,
 ):  # fmt: skip
   """`units`: multiply-adds of all matrix units in one cycle."""
   return Chip(
@@ -57,6 +60,7 @@ def _chip(
     clock=tflops * _TERA / (2 * units),
     devices=devices,
     accelerator=accelerator,
+    fusion_kib=fusion_kib,
   )
 
 
@@ -64,9 +68,21 @@ CHIPS = {
   c.name: c
   for c in (
     _chip('v4', 275, 32, 15.25, 1200, 600, 8 * 128**2, 'v4', devices=2),
-    _chip('v5e', 197, 16, 15.75, 819, 400, 4 * 128**2, 'v5litepod'),
-    _chip('v5p', 459, 95, 95, 2765, 1200, 8 * 128**2, 'v5p'),
-    _chip('v6e', 918, 32, 31.25, 1640, 800, 4 * 256**2, 'v6e'),
+    _chip(
+      'v5e',
+      197,
+      16,
+      15.75,
+      819,
+      400,
+      4 * 128**2,
+      'v5litepod',
+      fusion_kib=50_000,
+    ),
+    _chip('v5p', 459, 95, 95, 2765, 1200, 8 * 128**2, 'v5p', fusion_kib=50_000),
+    _chip(
+      'v6e', 918, 32, 31.25, 1640, 800, 4 * 256**2, 'v6e', fusion_kib=98_304
+    ),
     _chip(
       'tpu7x', 2307, 192, 94.75, 7380, 1200, 8 * 256**2, 'tpu7x', devices=2
     ),  # fmt: skip
@@ -78,6 +94,12 @@ def slices_of(topology: str) -> tuple[int, str]:
   """How many slices, and each one's name: 2, 'v5p:4x4x4' of '2xv5p:4x4x4'."""
   count, name = re.fullmatch(r'(?:(\d+)x)?(.*)', topology).groups()
   return int(count or 1), name
+
+
+def of_accelerator(kind: str) -> Chip | None:
+  """The chip of a slice as `gcloud` and xpk call it (v5p-128), if known."""
+  family = kind.partition('-')[0]
+  return next((c for c in CHIPS.values() if c.accelerator == family), None)
 
 
 def of_topology(topology: str) -> Chip:

@@ -11,10 +11,16 @@ import time
 import jax
 from jax.experimental import topologies
 
-from launch import chips, flops, hlo, sampling_programs, step_programs
+from launch import (
+  chips,
+  flops,
+  hlo,
+  sampling_programs,
+  step_programs,
+  xla_flags,
+)
 from launch.program import bytes_of, Program
 from launch.report import Compiled, Report
-from launch.xla_flags import TPU_FLAGS
 
 # Share of the peak at which splash attention is taken to run: by the schedule
 # that the compiler gives its three kernels it is 0.78 (LOG.md).
@@ -61,7 +67,7 @@ def compiled(
   start = time.monotonic()
   lowered = program.fn.lower(*program.args)
   try:
-    found = lowered.compile(compiler_options=TPU_FLAGS)
+    found = lowered.compile(compiler_options=xla_flags.of_chip(chip))
   except jax.errors.JaxRuntimeError as error:
     return _too_large(program, str(error), time.monotonic() - start)
   seconds = time.monotonic() - start

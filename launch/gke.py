@@ -219,7 +219,7 @@ def _command(job, *, install):
   """For the bash of a container. exec: SIGTERM must reach the job itself."""
   exports = ' '.join(
     f'{name}={shell.quote_strictly(value)}'
-    for name, value in xla_flags.environment().items()
+    for name, value in xla_flags.environment(FLAGS.tpu_type).items()
   )
   words = ' '.join(shell.quote_strictly(argument) for argument in job)
   steps = [f'export PYTHONUNBUFFERED=1 {exports}', f'exec {words}']

@@ -229,7 +229,8 @@ def _launch(sh, pod, job, *, anew=False):
   _install(sh, pod)
   if job.buckets:
     queued.ssh(sh, pod, bucket.mount(job))
-  start = worker.start(job.argv, environment=xla_flags.environment())
+  environment = xla_flags.environment(pod.accelerator_type)
+  start = worker.start(job.argv, environment=environment)
   queued.ssh(sh, pod, start)
 
 

@@ -1,10 +1,13 @@
 """Flags of the TPU compiler that every launched job runs with.
 
-`TPU_FLAGS` is their list, `environment()` the variables that carry it. The TPU
-runtime reads LIBTPU_INIT_ARGS once, when it starts: it must be in the
-environment before `jax` is imported. libtpu ends a process over a flag it does
-not know; all of these are in libtpu 0.0.42.1, which setup.py installs for TPU.
+`TPU_FLAGS` is their list, `of_chip` has those of a chip besides, `environment`
+the variables that carry them. The TPU runtime reads LIBTPU_INIT_ARGS once, when
+it starts: it must be in the environment before `jax` is imported. libtpu ends a
+process over a flag it does not know; all of these are in libtpu 0.0.42.1, which
+setup.py installs for TPU.
 """
+
+from launch import chips
 
 TPU_FLAGS = {
   # Orders a program so that transfers run while the cores compute.
@@ -34,7 +37,20 @@ TPU_FLAGS = {
 }
 
 
-def environment() -> dict[str, str]:
-  """Environment variables of a TPU job: name -> value."""
-  arguments = (f'--{name}={value}' for name, value in TPU_FLAGS.items())
+def of_chip(chip: chips.Chip | None) -> dict[str, str]:
+  """Flag -> value; of an unknown chip those that fit all."""
+  if chip is None or not chip.fusion_kib:
+    return TPU_FLAGS
+  # Larger blocks of a product's operands in a core's memory: read less often.
+  return TPU_FLAGS | {'xla_tpu_scoped_vmem_limit_kib': str(chip.fusion_kib)}
+
+
+def environment(accelerator: str = '') -> dict[str, str]:
+  """Environment variables of a TPU job: name -> value.
+
+  Args:
+    accelerator: the slice it runs on, as in v5p-128; '' if that is not known.
+  """
+  found = of_chip(chips.of_accelerator(accelerator))
+  arguments = (f'--{name}={value}' for name, value in found.items())
   return {'LIBTPU_INIT_ARGS': ' '.join(arguments)}

@@ -41,7 +41,8 @@ def test_one_command_creates_the_pod_waits_ships_installs_and_starts(cloud):
   describe = [*gcloud('describe', 'r1'), '--format=json']
   archive = next((cloud.folder / 'home/.cache/grpo_jax/code').glob('*.tar.gz'))
   on_all = ['--node=all', '--worker=all']
-  start = worker.start(cloud.job(), environment=xla_flags.environment())
+  environment = xla_flags.environment('v5p-128')
+  start = worker.start(cloud.job(), environment=environment)
   assert cloud.calls() == [
     describe,
     [
@@ -782,6 +783,17 @@ def test_the_flags_of_the_compiler_are_one_variable():
   assert shlex.split(value) == [
     f'--{flag}={to}' for flag, to in xla_flags.TPU_FLAGS.items()
   ]
+
+
+@pytest.mark.parametrize(
+  'accelerator, kib',
+  [('v5p-128', 50_000), ('v5litepod-16', 50_000), ('v6e-4x4', 98_304),
+   ('v4-8', 0), ('tpu7x-4x4x8', 0), ('', 0)],
+)  # fmt: skip
+def test_a_chip_has_its_own_share_of_memory_for_a_fusion(accelerator, kib):
+  (value,) = xla_flags.environment(accelerator).values()
+  found = re.findall(r'xla_tpu_scoped_vmem_limit_kib=(\d+)', value)
+  assert found == ([str(kib)] if kib else [])
 
 
 def test_workers_get_the_jax_and_libtpu_that_were_checked():
