@@ -164,8 +164,7 @@ def curves(arms: Mapping[str, Sequence[pathlib.Path]]) -> str:
   """The runs' curves as CSV: a row a step, and a column a metric of CURVES.
 
   Four digits of each, and of longer runs the means over as many steps as leave
-  at most `_ROWS` rows, told by the last of them: curves of a finding are kept
-  beside its page.
+  `_ROWS` rows, told by the last of them: to be kept beside a finding's page.
   """
   rows, names = [], set()
   for arm, workdirs in arms.items():
