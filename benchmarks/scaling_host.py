@@ -21,7 +21,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from grpo_jax import (
   config,
-  grading,
   layout,
   metrics,
   questions,
@@ -30,6 +29,7 @@ from grpo_jax import (
   sharding,
   tasks,
 )  # fmt: skip
+from grpo_jax import grader as grader_lib
 from grpo_jax import tokenizer as tokenizer_lib
 
 # What the time of a part may grow with: (of this host, of all hosts).
@@ -134,7 +134,7 @@ def measure(
       stop_ids=tokenizer.eos_ids,
     ),
   )
-  grader = grading.Grader(cfg, task)
+  grader = grader_lib.Grader(cfg, task)
   graded, components = clock(
     'grade', lambda: grader.grade(0, completions, examples)
   )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import http.client
 import json
+import os
 import time
 from typing import Any
 import urllib.error
@@ -20,6 +21,25 @@ class EndpointError(ValueError):
 
 class Unanswered(EndpointError):
   """No answer that could be read after all tries."""
+
+
+def key_of(variable: str, *, field: str) -> str:
+  """The key that an environment variable holds; '' sends none.
+
+  Args:
+    variable: its name, '' for an endpoint that wants no key.
+    field: of the config that names it, for the error.
+
+  Raises:
+    ValueError: it is not set.
+  """
+  key = os.environ.get(variable, '')
+  if variable and not key:
+    raise ValueError(
+      f"the endpoint's key is not there: set the environment variable "
+      f"{variable}, or {field}='' if it needs none"
+    )
+  return key
 
 
 @dataclasses.dataclass

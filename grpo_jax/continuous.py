@@ -26,13 +26,13 @@ class Programs:
     prefill: (params, prompts) -> Trunk.
     begin: (prompts, key, first, limits, max_length) -> (`seats.Known`, an empty
       Rollout).
-    trunks: (trunk, prompts [R]) -> the rows' Trunk.
+    trunks: (trunk, prompts [U]) -> the rows' Trunk.
     empty: (rows, width, capacity) -> Decoding.
-    move: (decoding, capacity, sources [R W], oldest) -> Decoding.
-    sit: (decoding, known, prompts [R], samples, fresh [R W]) -> (Decoding, keys
-      [R W]).
+    move: (decoding, capacity, sources [U J], oldest) -> Decoding.
+    sit: (decoding, known, prompts [U], samples, fresh [U J]) -> (Decoding, keys
+      [U J]).
     decode: (params, trunk, decoding, keys, until) -> (decoding, what the host
-      is to know: done [R W] and the slot reached).
+      is to know: done [U J] and the slot reached).
     collect: (rollout, decoding, seats [Q G]) -> rollout with the completions
       of those seats.
     finish: (rollout, prompts) -> rollout.
@@ -129,7 +129,7 @@ def sample(
 
 
 def _rows(x):
-  """[X R ...] -> [XR ...]."""
+  """[X U ...] -> [XU ...]."""
   return x.reshape(-1, *x.shape[2:]).astype(np.int32)
 
 

@@ -22,7 +22,7 @@ from grpo_jax import (
   cli,
   config,
   files,
-  grading,
+  grader,
   hosts,
   measures,
   policy,
@@ -259,7 +259,7 @@ def _format(cfg, task) -> Callable[[str, Example], float]:
   for reward in cfg.rewards.values():
     if reward.get('name') == 'format':
       for domain in reward.get('domains', ()) or ('',):
-        specs.setdefault(domain, grading.arguments_of(reward))
+        specs.setdefault(domain, grader.arguments_of(reward))
   specs.setdefault('', dict(name='format'))
   forms = {
     domain: config.pick(rewards, spec, task=task)()

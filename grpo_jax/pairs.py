@@ -17,7 +17,7 @@ from grpo_jax import (
   cli,
   config,
   files,
-  grading,
+  grader,
   hosts,
   policy,
   programs,
@@ -66,7 +66,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 def check(cfg) -> None:
   """ValueError for numbers and a reward of `cfg.pairs` that cannot be."""
   validation.of_answers(cfg, 'pairs')
-  config.one_of('pairs.gold', cfg.pairs.gold, grading.rules_of(cfg))
+  config.one_of('pairs.gold', cfg.pairs.gold, grader.rules_of(cfg))
 
 
 def judged(cfg) -> Iterator[tuple[str, list[Completion], np.ndarray]]:
@@ -74,7 +74,7 @@ def judged(cfg) -> Iterator[tuple[str, list[Completion], np.ndarray]]:
   p = cfg.pairs
   pol = policy.open_policy(cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
-  gold = grading.reward_functions(cfg, ask.task)[p.gold]
+  gold = grader.reward_functions(cfg, ask.task)[p.gold]
   count = min(p.prompts, len(ask.task))
   examples = [ask.task.example(i) for i in ask.indices(0, count)]
   answerer = answers.of_section(pol, ask, cfg, 'pairs', count=count)

@@ -75,7 +75,8 @@ def _evaluate(cfg, folder):
   settings = files.plain(settings)
   if path.exists():
     kept = json.loads(path.read_text())
-    if kept['settings'] == settings:
+    # Before, the measures lay in a part of their own.
+    if kept['settings'] == settings and 'result' not in kept:
       return kept
   cfg = cfg.copy_and_resolve_references()
   cfg.init_from = str(folder)

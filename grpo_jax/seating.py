@@ -24,13 +24,13 @@ _WORTH = 0.85
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Seats for the next chunk, by way (X), row (R) and seat of a row (W).
+  """Seats for the next chunk, by way (X), row (U) and seat of a row (J).
 
   Attributes:
-    prompts: [X R] the prompt of each row, counted within its way.
-    samples: [X R W] the completion: prompt * G + sample; -1 for an empty seat.
-    ages: [X R W] tokens it has so far.
-    sources: [X R W] its seat before, counted through R and W; -1 for none.
+    prompts: [X U] the prompt of each row, counted within its way.
+    samples: [X U J] the completion: prompt * G + sample; -1 for an empty seat.
+    ages: [X U J] tokens it has so far.
+    sources: [X U J] its seat before, counted through U and J; -1 for none.
     capacity: slots of the cache.
     moved: whether anybody changes seats; else new ones sit down and that is
       all.
@@ -45,7 +45,7 @@ class Plan:
 
   @property
   def taken(self) -> np.ndarray:
-    """[X R W] whether somebody sits there."""
+    """[X U J] whether somebody sits there."""
     return self.samples >= 0
 
   @property
@@ -98,7 +98,7 @@ class Seating:
     """The next plan, None when nobody is left.
 
     Args:
-      finished: [X R W] whose completion has ended; None at first.
+      finished: [X U J] whose completion has ended; None at first.
     """
     if self.plan is None:
       return self._seat_anew([[] for _ in range(self.ways)])

@@ -1,6 +1,6 @@
 """What happens to seats on the device, for `continuous`: pure functions.
 
-Seats are [R W]: rows of one prompt each, W of its branches. Those who wait, and
+Seats are [U J]: rows of one prompt each, J of its branches. Those who wait, and
 what has been sampled, are [Q G]. Both are divided over `ways` devices alike.
 """
 
@@ -37,7 +37,7 @@ def begin(
 
 
 def trunks(trunk: Trunk, prompts: Array, *, ways: int) -> Trunk:
-  """The trunk of each row [R], of prompts counted within its way."""
+  """The trunk of each row [U], of prompts counted within its way."""
   kv = jax.tree.map(
     lambda x: jnp.moveaxis(_chosen(jnp.moveaxis(x, 1, 0), prompts, ways), 0, 1),
     trunk.kv,
@@ -52,8 +52,8 @@ def move(
   """Everybody on other seats, with what they have so far and no slot before.
 
   Args:
-    state: of [R W] seats before.
-    sources: [R W] those seats, counted within a way; -1 for none.
+    state: of [U J] seats before.
+    sources: [U J] those seats, counted within a way; -1 for none.
     oldest: tokens of the oldest completion: the next slot.
     capacity: of the new caches.
     ways: devices that rows are divided over.
@@ -102,11 +102,11 @@ def sit(
   """Those who waited begin, and nobody is on an empty seat.
 
   Args:
-    state: of [R W] seats.
+    state: of [U J] seats.
     known: of all who have ever waited.
-    prompts: [R] of each row, counted within its way.
-    samples: [R W] completions, as in `seating.Plan`.
-    fresh: [R W] who begins.
+    prompts: [U] of each row, counted within its way.
+    samples: [U J] completions, as in `seating.Plan`.
+    fresh: [U J] who begins.
     ways: devices that rows are divided over.
   """
   own = jnp.maximum(samples, 0)
@@ -131,7 +131,7 @@ def collect(
 
   Args:
     found: so far.
-    state: of [R W] seats.
+    state: of [U J] seats.
     seats: [Q G] where each sits that has ended, counted within its way; -1 for
       those who have not, or long ago.
     ways: devices that rows are divided over.
@@ -157,7 +157,7 @@ def collect(
 
 
 def _chosen(x, places, ways):
-  """Rows of x [M ...] at places [R ...], both divided over `ways` alike."""
+  """Rows of x [M ...] at places [U ...], both divided over `ways` alike."""
   split = lambda y: y.reshape(ways, -1, *y.shape[1:])
   found = jax.vmap(lambda x, i: x[i])(split(x), split(places))
   return found.reshape(-1, *found.shape[2:])

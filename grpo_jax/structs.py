@@ -6,8 +6,9 @@ Axis letters, used in every signature and einsum of the project:
   B  Q*G                                 S  slots of a branch cache (C so far)
   D  model width    F  mlp width         L  layers
   N  query heads    K  kv heads          R  N/K
-  H  head size      V  vocabulary        E  experts
+  H  head size      V  vocabulary
   T  slots of a row in a packed update   W  tokens of such a slot
+  U  rows of seats  J  seats of a row    X  ways: devices they are divided over
 
 A group is one prompt and G completions, stored once as a trunk (the prompt
 without its last token) and G branches that start with that last token:

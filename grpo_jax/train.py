@@ -16,7 +16,7 @@ from grpo_jax import (
   bucketed,
   cli,
   critic,
-  grading,
+  grader,
   hosts,
   offload,
   policy,
@@ -83,7 +83,7 @@ class Stages:
     self.retired: set[int] = set()  # examples that are not asked again
     if cfg.algorithm.teacher_traces:
       questions.completion_of(self._example(0))
-    self.grader = grading.Grader(cfg, self.questions.task)
+    self.grader = grader.Grader(cfg, self.questions.task)
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
     self.credit = training.assign_credit(pol, cfg)

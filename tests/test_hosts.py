@@ -584,7 +584,10 @@ def test_a_value_error_of_a_collective_is_no_mistake_of_the_users(
   monkeypatch.setattr(hosts, 'are_several', lambda: True)
   monkeypatch.setattr(hosts, '_ending', threading.Lock())
   monkeypatch.setattr(hosts, '_end', ended.append)
-  with pytest.raises(ValueError), hosts.doing('a step'):
+  with (
+    pytest.raises(ValueError, match=re.escape(told)),
+    hosts.doing('a step'),
+  ):
     raise ValueError(told)
   assert ended == ([] if status is None else [status])
 

@@ -36,7 +36,7 @@ LAYERS = {
     'evaluate', 'export', 'quickstart', 'run_config', 'report', 'report_charts',
     'report_curves', 'report_data', 'report_signs', 'report_tables',
     'report_texts', 'report_warnings', 'keep', 'verified.mixing', 'scorer',
-    'batched_rewards', 'grading', 'reward_model', 'pairs', 'win_rate',
+    'batched_rewards', 'grader', 'reward_model', 'pairs', 'win_rate',
     'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
     'bucketed', 'verified.sifting', 'samplers',
   ],

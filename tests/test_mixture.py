@@ -11,13 +11,13 @@ import tiny
 from configs import base
 from grpo_jax import (
   evaluate,
-  grading,
   policy,
   questions,
   rewards,
   rollout,
   tasks,
 )  # fmt: skip
+from grpo_jax import grader as grader_lib
 from grpo_jax.rewards import text
 from grpo_jax.tasks import shares
 from grpo_jax.tokenizer import char
@@ -263,7 +263,7 @@ def test_rewards_judge_their_domains_from_their_step_on():
       all=reward('format', thought=False, weight=0.25),
     )
   )
-  grader = grading.Grader(c, task)
+  grader = grader_lib.Grader(c, task)
   examples = [task.example(0), task.example(40)]
   tidy = f'<answer>{examples[0].answer}</answer>'
   completions = [[tidy, 'no'], [tidy, 'no']]
@@ -349,30 +349,30 @@ def test_rewards_and_mixtures_that_contradict_are_refused(changes, told):
   if 'retire_above' in filters:
     c.filters.signal = 'r'
   with pytest.raises(ValueError, match=told):
-    grading.check(c, mixture(**TWO))
+    grader_lib.check(c, mixture(**TWO))
 
 
 def test_a_part_that_never_begins_is_refused():
   c = config(steps=5, rewards=dict(r=reward('correct')))
   task = mixture(a=part(share=1), late=part(share=1, from_step=5))
   with pytest.raises(ValueError, match='late.from_step=5 is never reached'):
-    grading.check(c, task)
+    grader_lib.check(c, task)
 
 
 def test_domains_without_a_mixture_are_refused():
   c = config(rewards=dict(r=reward('correct', domains=('x',))))
   task = tasks.arithmetic(split='train', size=3, min_ops=1, max_ops=1)
   with pytest.raises(ValueError, match="names 'x', and the task is no mixture"):
-    grading.check(c, task)
+    grader_lib.check(c, task)
 
 
 def test_a_reward_by_rule_of_prompts_without_answers_is_refused(tmp_path):
   task = mixture(a=part(share=1), chat=prompts_file(tmp_path) | dict(share=1))
   c = config(rewards=dict(r=reward('correct')))
   with pytest.raises(ValueError, match="domain 'chat': give the reward"):
-    grading.reward_functions(c, task)
+    grader_lib.reward_functions(c, task)
   c.rewards = dict(r=reward('correct', domains=('a',)))
-  assert set(grading.reward_functions(c, task)) == {'r'}
+  assert set(grader_lib.reward_functions(c, task)) == {'r'}
 
 
 def test_prompts_of_every_part_are_tried_before_the_first_step(tmp_path):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import base
-from grpo_jax import grading, prompts, questions, tasks, tokenizer
+from grpo_jax import grader, prompts, questions, tasks, tokenizer
 
 
 class Recorder:
@@ -167,4 +167,4 @@ def test_a_judge_that_cannot_work_fails_at_the_start():
 
   task = tasks.Task(1, lambda i: tasks.Example('1+1=', '2'), check)
   with pytest.raises(ValueError, match='^no sandbox works here$'):
-    grading.reward_functions(base.get_config(), task)
+    grader.reward_functions(base.get_config(), task)

@@ -16,7 +16,7 @@ from configs import base
 from grpo_jax import (
   batched_rewards,
   config,
-  grading,
+  grader,
   rewards,
   tasks,
   validation_rl,
@@ -77,10 +77,10 @@ def test_a_config_shown_is_one_that_trains(code, user):
   validation_rl.of_training(c, ways=tiny.ways())
   task = config.pick(tasks, c.task.to_dict())()
   assert len(task) and task.example(0).prompt
-  rules = grading.reward_functions(c, task)
+  rules = grader.reward_functions(c, task)
   on_device = [k for k, r in c.rewards.items() if k not in rules]
   assert all(c.rewards[k].name in batched_rewards.__all__ for k in on_device)
-  assert list(grading.reward_weights(c)) == list(c.rewards)
+  assert list(grader.reward_weights(c)) == list(c.rewards)
 
 
 def test_rewards_of_the_mixture_shown_are_of_their_domains(user):
@@ -96,7 +96,7 @@ def test_rewards_of_the_mixture_shown_are_of_their_domains(user):
 def test_the_reward_shown_pays_for_the_answer(user):
   c = run(FILES['configs/mine.py'])['get_config']()
   task = config.pick(tasks, c.task.to_dict())()
-  exact = grading.reward_functions(c, task)['exact']
+  exact = grader.reward_functions(c, task)['exact']
   first = task.example(0)
   assert exact(f'so {first.answer}', first) == 1.0
   assert exact('no idea', first) == 0.0

@@ -16,7 +16,7 @@ import tiny
 from configs import distill
 from grpo_jax import (
   config,
-  grading,
+  grader,
   questions,
   rewards,
   sharding,
@@ -117,8 +117,8 @@ def test_each_domain_is_graded_in_its_own_way(data, stage):
   need_what_grades()
   cfg = GET(stage)
   task = task_of(cfg)
-  grading.check(cfg, task)
-  functions = grading.reward_functions(cfg, task)
+  grader.check(cfg, task)
+  functions = grader.reward_functions(cfg, task)
   examples = by_part(task)
   names = [name for name in examples if name != 'open']
   rows = [
@@ -158,8 +158,8 @@ def test_thoughts_are_in_the_language_of_their_question_everywhere(data):
       name='language', weight=1.0, target='prompt'
     )
     task = task_of(cfg)
-    grading.check(cfg, task)
-    reward = grading.reward_functions(cfg, task)['language']
+    grader.check(cfg, task)
+    reward = grader.reward_functions(cfg, task)['language']
     thought = 'we add both of the numbers and divide all of them by three'
     for example in by_part(task).values():
       assert reward(f'<think>{thought}</think>', example) == 1.0

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from configs.findings import e_distill
-from grpo_jax import config, grading, recipe, tasks, validation, validation_rl
+from grpo_jax import config, grader, recipe, tasks, validation, validation_rl
 from grpo_jax.verified import rewriting
 from launch import recipes, runner
 from launch.stages import Stage
@@ -415,5 +415,5 @@ def test_answers_without_their_working_are_right_as_a_student_learns_them():
   example = task.example(0)
   worked = f'<think>some</think><answer>{example.answer}</answer>'
   kept = config.pick(rewriting, c.keep.rewrite, task=task)()(worked, example)
-  right = grading.reward_functions(c, task)['correct']
+  right = grader.reward_functions(c, task)['correct']
   assert kept != worked and right(kept, example) == 1.0

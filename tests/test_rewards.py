@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from configs import base
-from grpo_jax import grading, questions, rewards, tasks
+from grpo_jax import grader, questions, rewards, tasks
 from grpo_jax.rewards import pool, text
 
 TAGGED = '<think>1+2=3</think><answer>3</answer>'
@@ -268,7 +268,7 @@ def test_random_reward_is_a_fair_coin_that_depends_on_the_prompt():
 def need(task, **specs):
   c = base.get_config()
   c.rewards = {k: {'name': k, 'weight': 1.0, **v} for k, v in specs.items()}
-  return grading.reward_functions(c, task)
+  return grader.reward_functions(c, task)
 
 
 def one_example(answer, **data):

@@ -337,7 +337,9 @@ def server():
 
 def test_an_endpoint_judges_the_answer_by_the_reference(server):
   url, asked, replies = server
-  judge = verify.endpoint(url=url, model='m', pause=0.0, tries=3)
+  judge = verify.endpoint(
+    url=url, model='m', key_from='', first_wait=0.0, tries=3
+  )
   example = Example('Who? {reference}', 'Ada')
   replies[:] = [503, 'no JSON', '{"verdict": "correct"}']
   assert judge('<think>hm</think>Ada L.', example) == 1.0

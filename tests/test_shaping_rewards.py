@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from grpo_jax import grading, rewards, rollout, tasks
+from grpo_jax import grader, rewards, rollout, tasks
 from grpo_jax.rewards import completion, fault_counts, ngrams, text
 from grpo_jax.structs import Rollout
 
@@ -372,7 +372,7 @@ def test_config_chooses_these_rewards_by_name():
   }
   asked = tasks.Example('2+3=', '5')
   task = tasks.Task(1, lambda i: asked, lambda answer, example: False)
-  fns = grading.reward_functions(c, task)
+  fns = grader.reward_functions(c, task)
   given = of_length(56, 'no no no no no')
   values = {name: fn(given, example()) for name, fn in fns.items()}
   assert values == {
@@ -384,4 +384,4 @@ def test_config_chooses_these_rewards_by_name():
   }
   c.rewards['limit'] = dict(name='soft_overlong', weight=0.5, max_length=64)
   with pytest.raises(ValueError, match='soft_overlong needs cache'):
-    grading.reward_functions(c, task)
+    grader.reward_functions(c, task)

@@ -19,7 +19,6 @@ import tiny
 from configs import base
 from grpo_jax import (
   critic,
-  grading,
   layout,
   programs,
   questions,
@@ -29,6 +28,7 @@ from grpo_jax import (
   tokenizer,
   training,
 )  # fmt: skip
+from grpo_jax import grader as grader_lib
 from grpo_jax.models import transformer
 from grpo_jax.structs import Batch, Rollout
 from grpo_jax.tasks import Example
@@ -193,7 +193,7 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     long=dict(name='function', path=f'{__name__}:long', weight=5.0),
     shown=dict(name='constant', value=1.0, weight=0.0),
   )
-  grader = grading.Grader(cfg, task)
+  grader = grader_lib.Grader(cfg, task)
   host = layout.prompts([[5, 6]], multiple=1)
   sampled = layout.branches(
     host, [[[7, 3], [7, 8, 9, 3]]], max_length=8, multiple=1

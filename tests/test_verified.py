@@ -318,7 +318,12 @@ def test_a_set_is_not_kept_by_a_reward_model():
   with pytest.raises(ValueError, match='helpful is a reward model.*weight=0$'):
     sifting.Sifter(cfg, ask)
   cfg.rewards.helpful.weight = 0.0
-  sifting.Sifter(cfg, ask)
+  told = [[Completion('1', tokens=2, finished=True)]]
+  [row] = sifting.Sifter(cfg, ask).rows([0], told, [task.example(0)])
+  assert row['judged'] == 1
+  cfg.reward_gate = 'helpful'
+  with pytest.raises(ValueError, match="reward_gate='helpful' is a reward mod"):
+    sifting.Sifter(cfg, ask)
   cfg.pairs.gold = 'helpful'
   with pytest.raises(ValueError, match="pairs.gold='helpful'"):
     pairs.check(cfg)

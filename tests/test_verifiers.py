@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from grpo_jax import evaluate, grading, questions, rewards, tasks
+from grpo_jax import evaluate, grader, questions, rewards, tasks
 from grpo_jax.rewards import rules, sandbox_modes, symbolic, text
 from grpo_jax.tasks import shares
 from grpo_jax.verified import record_set
@@ -302,7 +302,7 @@ def test_training_and_evaluation_read_the_answers_of_a_domain_alike():
   boxed, fenced = r'\boxed{%s}', '```\n%s\n```'
   rows = [[one % e.answer for one in (boxed, fenced)] for e in examples]
   cfg = types.SimpleNamespace(rewards=fields)
-  [right] = grading.reward_functions(cfg, task).values()
+  [right] = grader.reward_functions(cfg, task).values()
   graded = rewards.grade(rows, examples, {'right': right})['right']
   np.testing.assert_array_equal(graded, [[1, 0], [0, 1]])
   names = rules.extractors_of(fields).items()
@@ -322,4 +322,4 @@ def test_an_extractor_of_a_domain_that_is_not_there_is_refused():
     correct=dict(name='correct', weight=1.0, extract_in=dict(z='program'))
   )
   with pytest.raises(ValueError, match="correct.extract_in names 'z', and the"):
-    grading.check(c, two_domains())
+    grader.check(c, two_domains())

@@ -6,9 +6,9 @@ reaches 47.0 (2501.12948v2, F.1); a 1.5B student beats GPT-4o there.
   python -m grpo_jax.recipe --config=configs/findings/e_distill.py \\
     --workdir=runs/e --parallel=2
 
-The teacher is the quickstart's model after RL; the student has a seventh of its
-parameters and a base of its own, on the same corpus. Arms, 3 seeds
-(`e_distill.py:1`: one):
+The teacher is the quickstart's model after 600 rollouts of RL; the student has
+a seventh of its parameters and a base of its own, on the same corpus. Arms,
+3 seeds (`e_distill.py:1`: one):
   teacher, student      what there is to begin with
   rl, rl_3x             RL on the student, 200 and 600 rollouts of 512 samples
   text_500, _2k, _8k    SFT on so many verified answers of the teacher, three
@@ -106,7 +106,7 @@ def _of_seed(seed):
 
   yield stage('teacher_base', 'teacher_base', 'sft')
   yield stage('student', 'student', 'sft')
-  yield stage('teacher', 'rl', init='teacher_base')
+  yield stage('teacher', 'rl_3x', init='teacher_base')
   kept = {f'kept_{name}': {'keep.limit': n} for name, n in COUNTS.items()}
   kept['kept_unverified'] = {'keep.limit': 8000, 'keep.right': ''}
   kept['kept_answers'] = {'keep.limit': 8000}

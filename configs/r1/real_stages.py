@@ -28,7 +28,7 @@ from configs import distill, qwen2_5_32b_r1_zero, recipe_parts
 
 DATA = 'data/r1'
 # The judge of `rejection`, DeepSeek-V3 in the paper: a server of yours.
-JUDGE = dict(url='http://localhost:8000/v1', model='judge')
+JUDGE = dict(url='http://localhost:8000/v1', model='judge', key_from='')
 # Those whose programs launch.compile_check --all compiles.
 SIZES = ('zero', 'sft_cold', 'reasoning', 'sft_verified', 'all_scenarios')
 LENGTH = 32_768  # tokens

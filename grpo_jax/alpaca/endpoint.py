@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 import threading
 from typing import Any
@@ -77,12 +76,7 @@ class Endpoint:
     """
     self.model, self.orders, self.logprobs = model, orders, logprobs
     self.parallel, self.cost = parallel, Cost()
-    key = os.environ.get(key_from, '')
-    if key_from and not key:
-      raise ValueError(
-        f'the judge at {url} needs a key: set the environment variable '
-        f"{key_from}, or win_rate.endpoint.key_from='' if it needs none"
-      )
+    key = chat_client.key_of(key_from, field='win_rate.endpoint.key_from')
     self.client = chat_client.Client(
       url, key, timeout=timeout, tries=tries, first_wait=first_wait
     )

@@ -113,14 +113,14 @@ def _largest(scores):
 
 
 def _together(x):
-  """[Q G K C X] -> [Q K GC X]."""
+  """[Q G K C ...] -> [Q K GC ...]."""
   x = jnp.moveaxis(x, 1, 2)
   rows, heads, group, c, width = x.shape
   return x.reshape(rows, heads, group * c, width)
 
 
 def _apart(x, group):
-  """[Q K GC X] -> [Q G K C X]."""
+  """[Q K GC ...] -> [Q G K C ...]."""
   rows, heads, joint, width = x.shape
   x = x.reshape(rows, heads, group, joint // group, width)
   return jnp.moveaxis(x, 2, 1)

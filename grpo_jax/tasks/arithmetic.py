@@ -7,7 +7,6 @@ has both habits to choose between.
 
 import random
 
-from grpo_jax.rewards import text
 from grpo_jax.tasks import common
 
 ALPHABET = '0123456789+-=; '
@@ -58,12 +57,9 @@ def arithmetic(
   if not 1 <= max_number <= 9:
     raise ValueError(f'arithmetic: max_number={max_number} must be 1 .. 9')
   common.check_part('arithmetic', part)
-  for name, share in (
-    ('steps_share', steps_share),
-    ('wrong_share', wrong_share),
-  ):
-    if not 0.0 <= share <= 1.0:
-      raise ValueError(f'arithmetic: {name}={share} must be between 0 and 1')
+  common.check_shares(
+    'arithmetic', steps_share=steps_share, wrong_share=wrong_share
+  )
 
   within = f'arithmetic/{seed}/{split}' + (f'/{part}' if part else '')
 
@@ -84,11 +80,7 @@ def arithmetic(
   # Too few prompts of a length: say so at the start.
   for ops in range(min_ops, max_ops + 1):
     _problem(random.Random(0), ops, max_number, split, part)
-  return common.Task(size, make, _check, summary='{prompt}{answer}')
-
-
-def _check(answer: str, example: common.Example) -> bool:
-  return text.same_number(answer, example.answer)
+  return common.Task(size, make, common.same_number, summary='{prompt}{answer}')
 
 
 def _problem(
@@ -97,8 +89,7 @@ def _problem(
   """The first expression of that many operations that is of split and part."""
   for _ in range(_TRIES):
     problem = _expression(draw, ops, max_number)
-    found = common.split_of(problem[0]), common.part_of(problem[0])
-    if found[0] == split and part in ('', found[1]):
+    if common.is_of(problem[0], split, part):
       return problem
   raise ValueError(
     f'arithmetic: no {split} prompt with {ops} operations on numbers up to '

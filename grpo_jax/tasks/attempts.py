@@ -13,7 +13,6 @@ A thought seldom repairs itself: 'wait, 2+9=11'.
 import itertools
 import random
 
-from grpo_jax.rewards import text
 from grpo_jax.tasks import common
 
 ALPHABET = '0123456789+=;, abcdefghijklmnopqrstuvwxyz'
@@ -56,12 +55,9 @@ def attempts(
   if not 3 <= numbers <= 9:
     raise ValueError(f'attempts: numbers={numbers} must be 3 .. 9')
   common.check_part('attempts', part)
-  for name, share in (
-    ('stop_share', stop_share),
-    ('repair_share', repair_share),
-  ):
-    if not 0.0 <= share <= 1.0:
-      raise ValueError(f'attempts: {name}={share} must be between 0 and 1')
+  common.check_shares(
+    'attempts', stop_share=stop_share, repair_share=repair_share
+  )
 
   def make(i):
     draw = random.Random(f'attempts/{kind}/{seed}/{split}{part}/{i}')
@@ -85,7 +81,7 @@ def attempts(
 def _check(answer: str, example: common.Example) -> bool:
   facts = example.data
   if facts['kind'] == 'lookup':
-    return text.same_number(answer, example.answer)
+    return common.same_number(answer, example)
   parts = answer.strip().split('+')
   if len(parts) != 2 or not all(p.isascii() and p.isdigit() for p in parts):
     return False
@@ -106,9 +102,7 @@ def _question(draw, kind, numbers, split, part):
       target = draw.randint(1, numbers)
     # In `search` the order of the numbers makes no other problem.
     same = sorted(listed) if kind == 'search' else listed
-    written = f'{tuple(same)}{target}'
-    here = common.split_of(written) == split
-    if here and part in ('', common.part_of(written)):
+    if common.is_of(f'{tuple(same)}{target}', split, part):
       return listed, target
   raise ValueError(f'attempts: no {split} question in {_TRIES} draws')
 

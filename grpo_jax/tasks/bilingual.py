@@ -140,7 +140,7 @@ def bilingual(
     return common.Example(prompt, str(totals[-1]), completion, data)
 
   make(0)  # no such sums: say so at the start
-  return common.Task(size, make, _check)
+  return common.Task(size, make, common.same_number)
 
 
 def rewrite(completion: str, example: common.Example) -> str:
@@ -160,10 +160,6 @@ def _summary(prompt: str, answer: str) -> str:
   """'tom has 4 figs, gets 3?' and '07' -> 'tom has 07 figs'."""
   who, has, _, what, *_ = prompt.replace(',', ' ').split()
   return f'{who} {has} {answer} {what}'
-
-
-def _check(answer: str, example: common.Example) -> bool:
-  return text.same_number(answer, example.answer)
 
 
 def _thought(draw, language, terms, totals, mixed, filler):
@@ -190,11 +186,7 @@ def _sum(draw, ops, max_number, split, part):
       total += int(f'{sign}{number}')
       terms.append(f'{sign}{number}')
       totals.append(total)
-    written = ''.join(terms)
-    if common.split_of(written) == split and part in (
-      '',
-      common.part_of(written),
-    ):
+    if common.is_of(''.join(terms), split, part):
       return terms, totals
   raise ValueError(
     f'bilingual: no sum of ops={ops} and max_number={max_number} in '
@@ -220,6 +212,4 @@ def _check_arguments(split, size, ops, max_number, languages, part, **shares):
       f'{", ".join(LANGUAGES)}'
     )
   common.check_part('bilingual', part)
-  for name, share in shares.items():
-    if not 0.0 <= share <= 1.0:
-      raise ValueError(f'bilingual: {name}={share} must be between 0 and 1')
+  common.check_shares('bilingual', **shares)

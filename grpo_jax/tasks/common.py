@@ -115,6 +115,16 @@ class Part:
   from_step: int
 
 
+def is_of(text: str, split: str, part: str) -> bool:
+  """Whether a question is of a split and, unless it is '', of a part."""
+  return split_of(text) == split and part in ('', part_of(text))
+
+
+def same_number(answer: str, example: Example) -> bool:
+  """The check of tasks whose answers are numbers."""
+  return text.same_number(answer, example.answer)
+
+
 def of_prompts(prompts: Sequence[str], *, source: str = '') -> Task:
   """A task of prompts alone: nothing is right."""
   return Task(
@@ -152,6 +162,13 @@ def check_part(name: str, part: str) -> None:
     raise ValueError(
       f"{name}: part={part!r} must be one of {PARTS}, or '' for both"
     )
+
+
+def check_shares(name: str, **shares: float) -> None:
+  """ValueError, in the task's name, for a share that is none."""
+  for field, share in shares.items():
+    if not 0.0 <= share <= 1.0:
+      raise ValueError(f'{name}: {field}={share} must be between 0 and 1')
 
 
 def check_arguments(name: str, *, split: str, size: int | None = None):

@@ -94,8 +94,4 @@ def gsm8k(*, split: str, folder: str = '', data_dir: str = '') -> common.Task:
     return common.Example(row['question'], row['answer'], completion)
 
   source = folder if folder else 'gsm8k'
-  return common.Task(len(rows), make, _check, source=source)
-
-
-def _check(answer: str, example: common.Example) -> bool:
-  return text.same_number(answer, example.answer)
+  return common.Task(len(rows), make, common.same_number, source=source)

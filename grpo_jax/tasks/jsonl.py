@@ -178,10 +178,6 @@ def _is_number(answer: str) -> bool:
   return text.parse_number(answer) is not None
 
 
-def _same_number(answer: str, example: common.Example) -> bool:
-  return text.same_number(answer, example.answer)
-
-
 def _same_text(answer: str, example: common.Example) -> bool:
   words = answer.split()
   return bool(words) and words == example.answer.split()
@@ -198,7 +194,7 @@ def _same_mathematics(answer: str, example: common.Example) -> bool:
 
 
 _VERIFIERS = {
-  'number': _same_number,
+  'number': common.same_number,
   'exact': _same_text,
   'math': _same_mathematics,
   'option': choice.same_option,

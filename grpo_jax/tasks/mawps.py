@@ -92,7 +92,7 @@ def mawps(*, split: str, folder: str = '', data_dir: str = '') -> common.Task:
     return common.Example(row['question'], row['answer'], completion)
 
   source = folder if folder else 'mawps'
-  return common.Task(len(rows), make, _check, source=source)
+  return common.Task(len(rows), make, common.same_number, source=source)
 
 
 def worked(question: str, answer: str) -> str:
@@ -175,7 +175,3 @@ def _answer(target) -> str:
 def _split(key: str) -> str:
   numbers = ' '.join(_NUMERAL.findall(key))
   return common.split_of(numbers if numbers else key, test_share=_TEST_SHARE)
-
-
-def _check(answer: str, example: common.Example) -> bool:
-  return text.same_number(answer, example.answer)

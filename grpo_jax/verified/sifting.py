@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from grpo_jax import config, grading, questions, rewards
+from grpo_jax import config, grader, questions, rewards
 from grpo_jax.tasks import shares
 from grpo_jax.verified import filters, rewriting, selection, verify
 
@@ -22,16 +22,21 @@ class Sifter:
     """
     k, task = cfg.keep, ask.task
     self.tokenizer = ask.tokenizer
-    self.functions = grading.reward_functions(cfg, task)
-    self.weights = grading.reward_weights(cfg)
-    self.gate = cfg.reward_gate
-    for name, weight in self.weights.items():
-      if name not in self.functions and (weight or name == self.gate):
+    self.functions = grader.reward_functions(cfg, task)
+    weights, self.gate = grader.reward_weights(cfg), cfg.reward_gate
+    if self.gate and self.gate not in self.functions:
+      raise ValueError(
+        f'reward_gate={self.gate!r} is a reward model, and a set is kept by '
+        'rules and keep.judge; name a rule, or set it to none'
+      )
+    for name, weight in weights.items():
+      if name not in self.functions and weight:
         raise ValueError(
           f'rewards.{name} is a reward model, and a set is kept by rules and '
           f'keep.judge; set rewards.{name}.weight=0'
         )
-    self.domains = grading.domains_of(cfg)
+    self.weights = {k: weights[k] for k in self.functions}
+    self.domains = grader.domains_of(cfg)
     judge = k.judge.to_dict()
     # Of the examples that the judge decides on: the rest is for `right`.
     self.judged_domains = tuple(judge.pop('domains', ()))
@@ -71,7 +76,7 @@ class Sifter:
       components,
       weights=self.weights,
       gate=self.gate,
-      applies=grading.applying(self.domains, examples),
+      applies=grader.applying(self.domains, examples),
     )
     right = components.get(self.right, np.ones_like(whole))
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -11,7 +11,6 @@ of the reward that `keep.right` names, and is in no sum.
 
 from collections.abc import Callable
 import json
-import os
 import re
 
 from grpo_jax import chat_client
@@ -54,9 +53,9 @@ def endpoint(
   *,
   url: str,
   model: str,
-  key_variable: str = 'OPENAI_API_KEY',
+  key_from: str = 'OPENAI_API_KEY',
   tries: int = 4,
-  pause: float = 1.0,
+  first_wait: float = 1.0,
   timeout: float = 120.0,
 ) -> Callable:
   """Any server that speaks OpenAI's chat completions.
@@ -67,10 +66,9 @@ def endpoint(
   Args:
     url: up to '/v1', without '/chat/completions'.
     model: as the server calls it.
-    key_variable: the environment variable with the key; a server of your own
-      may want none.
+    key_from: environment variable of the key; '' sends none.
     tries: requests until there is a verdict. After the last there is none.
-    pause: seconds before the second; doubles with each.
+    first_wait: seconds before the second; doubles with each.
     timeout: seconds that one may take.
   """
   if not url.startswith(('http://', 'https://')):
@@ -79,10 +77,10 @@ def endpoint(
     raise ValueError(f'keep.judge.tries={tries} must be at least 1')
   client = chat_client.Client(
     url,
-    os.environ.get(key_variable, ''),
+    chat_client.key_of(key_from, field='keep.judge.key_from'),
     timeout=timeout,
     tries=tries,
-    first_wait=pause,
+    first_wait=first_wait,
   )
 
   def judge(completion, example):
