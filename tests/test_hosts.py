@@ -490,7 +490,7 @@ right = pol.rows('sample').put(structs.Rollout(
 got = stages.collect(
   asked.indices, asked.examples, asked.prompts, None, None, None,
   sample=lambda *_: right, score=lambda batch: batch,
-  grade=functools.partial(stages.judge.grade, 0))
+  grade=functools.partial(stages.grader.grade, 0))
 own = stages.put(np.full((4, 4), me + 1, np.float32))
 shown = stages._samples(got, got.batch.replace(advantages=own))
 print('correct', got.components['correct'].sum(), dict(rewards.faults()))
