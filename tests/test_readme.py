@@ -206,7 +206,7 @@ def test_every_reward_and_task_is_listed():
   assert set(listed) == functions - {'combine', 'grade'}
   sentence = re.search(r'^Ready tasks: (.*?)\n\n', TEXT, re.DOTALL | re.M)
   told = re.findall(r'`(\w+)`', sentence.group(1))
-  helpers = {'batch_indices', 'random', 'split_of'}
+  helpers = {'batch_indices', 'of_prompts', 'random', 'split_of'}
   made = {n for n in tasks.__all__ if n.islower()} - helpers
   assert set(told) == made
 
