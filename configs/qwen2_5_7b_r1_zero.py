@@ -15,6 +15,10 @@ def get_config():
   pod.grpo(c, model='Qwen2.5-7B', size='qwen2_5_7b', topology='v5p:4x4x4')
   pod.split_samples(c, fsdp=16, data=4, sampling=2)
   pod.lengths(c, prompt=1024, completion=8192)
-  c.updates.logits_chunk = 256
+  # In four parts an update has room for what its products give, and computes
+  # none but the head's twice.
+  c.updates.update(
+    microbatches=2, group_microbatches=2, remat='dots', logits_chunk=1024
+  )
   c.checkpoint.every = 2  # 16 minutes, what a preemption loses
   return c
