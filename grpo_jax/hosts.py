@@ -49,7 +49,7 @@ _MESSAGE = 1 << 14  # bytes
 # What of an error tells that it is another process's: of gloo, whose
 # connections end with a process, and of JAX's coordination service.
 _SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
-# Before what XLA says; our own messages may quote a prompt with any word.
+# Before what XLA says in a ValueError; ours may quote a prompt with any word.
 _STATUS = re.compile(r'\b[A-Z]{5,}(_[A-Z]+)*: ')
 _doing = []  # what this process is at, outermost first
 _ending = threading.Lock()
@@ -134,8 +134,7 @@ def doing(what: str) -> Iterator[None]:
     yield
   # JAX raises some of them as ValueError; orbax, TimeoutError.
   except (jax.errors.JaxRuntimeError, TimeoutError, ValueError) as error:
-    ours = isinstance(error, ValueError) and not _STATUS.search(str(error))
-    if are_several() and not ours and _is_of_others(error):
+    if are_several() and _is_of_others(error):
       sign = ' '.join(str(error).split())[:120]
       _leave(f'{_others()} is gone, noticed in {_at()} ({sign})')
     raise
@@ -273,6 +272,8 @@ def _on_abort(_):
 
 def _is_of_others(error):
   """Whether an error tells of another process."""
+  if isinstance(error, ValueError) and not _STATUS.search(str(error)):
+    return False
   told = ''
   while error is not None:
     told += str(error).lower()

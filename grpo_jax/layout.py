@@ -2,8 +2,8 @@
 
 The only place that knows about shifting by one: see the picture in
 `structs.py`. Widths are rounded up to a multiple, so that a run compiles a
-handful of shapes. Host side and numpy, but for `trim`,
-`concatenate` and `append`, which change batches on the device.
+handful of shapes. Host side and numpy, but for `trim`, `concatenate` and
+`append`, which change batches on the device.
 """
 
 from collections.abc import Sequence
