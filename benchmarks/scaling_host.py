@@ -130,6 +130,8 @@ def measure(
     'texts',
     lambda: rollout.read_texts(
       held,
+      examples,
+      opening=asked.opening,
       decode=lambda ids: tokenizer.decode(ids, skip_special=False),
       stop_ids=tokenizer.eos_ids,
     ),

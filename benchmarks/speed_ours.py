@@ -117,7 +117,10 @@ class Ours:
       score=functools.partial(self.score, self.state),
       lengths=lambda mask: jax.device_get(mask.sum(-1)),
       texts=functools.partial(
-        rollout.read_texts, decode=self.policy.decode, stop_ids=()
+        rollout.read_texts,
+        opening=lambda prompt: '',
+        decode=self.policy.decode,
+        stop_ids=(),
       ),
       grade=_grade,
       share=lambda found: found,

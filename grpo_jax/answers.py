@@ -137,7 +137,11 @@ class Answerer:
       # Every process gets all answers: there are few at a time.
       got = hosts.everywhere(got, what='answers')
       completions, finished = rollout.read_texts(
-        got, decode=self.policy.decode, stop_ids=self.policy.stop_ids
+        got,
+        filled,
+        opening=self.questions.opening,
+        decode=self.policy.decode,
+        stop_ids=self.policy.stop_ids,
       )
       mask = got.mask
       logprobs = np.where(mask, got.logprobs, 0).sum(-1)

@@ -103,7 +103,11 @@ def _sample(cfg, pol, params, ask, sifter, done):
       examples = ask.read(asked, rows.here(answerer.batch))
       got = answerer.answer(params, examples, key, start)
       completions, _ = rollout.read_texts(
-        got, decode=pol.decode, stop_ids=pol.stop_ids
+        got,
+        examples,
+        opening=ask.opening,
+        decode=pol.decode,
+        stop_ids=pol.stop_ids,
       )
       own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
       found = sifter.rows(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from grpo_jax import config, hosts, layout, prompts, tasks
+from grpo_jax.rewards import text
 from grpo_jax.structs import Batch, Prompts
 from grpo_jax.tasks import Example, shares, Task
 from grpo_jax.tokenizer import Tokenizer
@@ -74,6 +75,22 @@ class Questions:
     """What the policy continues."""
     return prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
 
+  def opening(self, prompt: str) -> str:
+    r"""What of the completion stands in the prompt already.
+
+    '<think>', and the whitespace after it, of chat templates whose last words
+    are that; '' of others.
+    """
+    _, opened, after = self.text(prompt).rpartition(text.THINK)
+    return opened + after if opened and not after.strip() else ''
+
+  def _after_opening(self, prompt: str, completion: str) -> str:
+    """A whole completion without what its prompt has of it."""
+    opening, rest = self.opening(prompt), completion.removeprefix(text.THINK)
+    if not opening or rest == completion:
+      return completion
+    return rest if opening == text.THINK else rest.lstrip()
+
   def encode(self, examples: list[Example | None]) -> Prompts:
     """Trunks of these examples, as numpy arrays.
 
@@ -106,6 +123,8 @@ class Questions:
 
     Args:
       examples: Q of them; None for what other processes read, as in `encode`.
+        Where the prompt opens the thought, the completion may begin with the
+        tag too: it is learned once.
       everything: prompts are part of the completions, as in pretraining, which
         cuts what is too long.
       max_length: of a completion, in tokens; longer ones are cut.
@@ -121,7 +140,7 @@ class Questions:
         prompt_ids.append([])
         completion_ids.append([[]])
         continue
-      answer = completion_of(example)
+      answer = self._after_opening(example.prompt, completion_of(example))
       prompt = self.ids(i, example, max_length=longest)
       completion = self.tokenizer.encode(answer, start=False)
       completion.append(self.tokenizer.eos_ids[0])

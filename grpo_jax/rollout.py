@@ -4,7 +4,7 @@ With dynamic sampling, from several such rollouts to the groups worth learning
 from.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import itertools
 
@@ -140,7 +140,7 @@ def collect(
   append: Callable[[Batch, Batch], Batch],
   score: Callable[[Batch], Batch],
   lengths: Callable[[Array], np.ndarray],
-  texts: Callable[[Batch], tuple[list[list[str]], np.ndarray]],
+  texts: Callable[[Batch, list], tuple[list[list[str]], np.ndarray]],
   grade: Callable[[list, list], tuple[np.ndarray, Mapping]],
   share: Callable[[dict], dict],
   length_multiple: int,
@@ -157,7 +157,8 @@ def collect(
     append: (batch, given) -> batch with those too.
     score: adds logprobs to a batch; runs on the device while the host grades.
     lengths: mask [Q G C] -> tokens [Q G], of all processes.
-    texts: Batch -> completions [Q][G] and whether each stopped by itself.
+    texts: (batch, examples) -> completions [Q][G] and whether each stopped by
+      itself.
     grade: (completions, examples) -> rewards [Q G] and its components.
     share: name -> [Q G], as far as it is known here -> the same, of all
       processes.
@@ -180,7 +181,7 @@ def collect(
   if given is not None:
     batch = append(batch, given)
   batch = score(batch)
-  completions, finished = texts(batch)
+  completions, finished = texts(batch, examples)
   rewards, components = grade(completions, examples)
   # Only now: the device has scored while the host graded. What processes share
   # would queue behind the rest of it, which is no wait for each other.
@@ -260,15 +261,24 @@ def _rows(seen, rows, join):
 
 
 def read_texts(
-  rollout: Rollout | Batch, *, decode: Callable, stop_ids: tuple[int, ...]
+  rollout: Rollout | Batch,
+  examples: Sequence[Example | None],
+  *,
+  opening: Callable[[str], str],
+  decode: Callable,
+  stop_ids: tuple[int, ...],
 ) -> tuple[list[list[Completion]], np.ndarray]:
   """Completions as text without their stop token, and which had one.
 
-  The texts know their length in tokens, for the rewards of length. Those on
-  devices of other processes are None, and not finished.
+  A text is whole: where the prompt opens the thought, the tag stands before
+  what was sampled. It knows its length in sampled tokens, for the rewards of
+  length. Those on devices of other processes are None, and not finished.
 
   Args:
     rollout: sampled branches.
+    examples: Q of them, None where another process has the row.
+    opening: question -> what its prompt has of the completion, see
+      `Questions.opening`.
     decode: token ids -> text.
     stop_ids: ids that end a completion.
   """
@@ -278,13 +288,17 @@ def read_texts(
   lengths, finished = np.zeros(here.shape, int), np.zeros(here.shape, bool)
   lengths[here] = mask[here].sum(-1)
   completions = [[None] * here.shape[1] for _ in range(here.shape[0])]
+  begun = [
+    opening(examples[q].prompt) if any_here else ''
+    for q, any_here in enumerate(here.any(1).tolist())
+  ]
   for q, g in np.argwhere(here).tolist():
     ids = targets[q, g, : lengths[q, g]].tolist()
     if ids and ids[-1] in stop_ids:
       finished[q, g] = True
       ids = ids[:-1]
     completions[q][g] = Completion(
-      decode(ids), tokens=lengths[q, g], finished=finished[q, g]
+      begun[q] + decode(ids), tokens=lengths[q, g], finished=finished[q, g]
     )
   return completions, finished
 

@@ -116,6 +116,7 @@ class Stages:
       share=self._share,
       texts=functools.partial(
         rollout.read_texts,
+        opening=self.questions.opening,
         decode=pol.decode,
         stop_ids=pol.stop_ids,
       ),

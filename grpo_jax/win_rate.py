@@ -139,19 +139,13 @@ def _answer(cfg, contest, generator):
       outputs.append({
         **{k: v for k, v in row.items() if k == 'dataset'},
         'instruction': example.prompt,
-        'output': reply_to(ask.text(example.prompt), completion),
+        'output': text.reply(completion),
         'generator': generator,
         'finished': bool(part.finished[e, 0]),
       })  # fmt: skip
     bar.update(len(part.examples))
   bar.close()
   return outputs, step
-
-
-def reply_to(prompt, completion):
-  """The final summary; a template may have opened the thought."""
-  opened = prompt.rstrip().endswith(text.THINK)
-  return text.reply((text.THINK if opened else '') + completion)
 
 
 def _cost(judge, settings):

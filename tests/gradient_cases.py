@@ -203,7 +203,7 @@ def sampled_batch(case, scoring, behaviour, reference):
     append=layout.append,
     score=lambda batch: batch.replace(ref_logprobs=scoring(reference, batch)),
     lengths=lambda mask: np.asarray(mask.sum(-1)),
-    texts=lambda _: (None, None),
+    texts=lambda *_: (None, None),
     grade=lambda completions, examples: (rewards, {}),
     share=lambda found: found,
     length_multiple=3,

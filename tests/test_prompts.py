@@ -3,10 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from configs import base
-from grpo_jax import grader, prompts, questions, tasks, tokenizer
+from grpo_jax import grader, prompts, questions, rollout, tasks, tokenizer
+from grpo_jax.rewards import text
+from grpo_jax.structs import Rollout
 
 
 class Recorder:
@@ -168,3 +171,75 @@ def test_a_judge_that_cannot_work_fails_at_the_start():
   task = tasks.Task(1, lambda i: tasks.Example('1+1=', '2'), check)
   with pytest.raises(ValueError, match='^no sandbox works here$'):
     grader.reward_functions(base.get_config(), task)
+
+
+# Prompts whose last words open the thought, as some chat templates have it
+
+
+LETTERS = tokenizer.char(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
+
+
+def opening_with(template):
+  """Questions of that template."""
+  c = base.get_config()
+  c.prompt.template = template
+  return questions.questions_of(
+    tasks.arithmetic(split='train', size=1, min_ops=1, max_ops=1), c, LETTERS
+  )
+
+
+@pytest.mark.parametrize(
+  ('template', 'opening'),
+  [
+    ('{prompt}', ''),
+    ('{prompt}<think>', '<think>'),
+    ('{prompt}<think>\n', '<think>\n'),
+    ('<think>{prompt}', ''),
+    ('<think></think>{prompt}', ''),
+    ('{prompt}<think></think>', ''),
+  ],
+)
+def test_what_a_prompt_has_of_the_completion(template, opening):
+  assert opening_with(template).opening('1+2=') == opening
+
+
+def test_texts_of_an_opened_thought_are_whole():
+  ask = opening_with('{prompt}<think>')
+  said = '1+2=3</think><answer>3</answer>'
+  ids = [*LETTERS.encode(said, start=False), LETTERS.eos_ids[0]]
+  targets = np.array([[ids, ids[:4] + [0] * (len(ids) - 4)]])
+  mask = np.array([[[True] * len(ids), [i < 4 for i in range(len(ids))]]])
+  ((whole, cut),), _ = rollout.read_texts(
+    Rollout(inputs=targets, targets=targets, mask=mask, logprobs=None),
+    [tasks.Example('1+2=', '3')],
+    opening=ask.opening,
+    decode=lambda ids: LETTERS.decode(ids, skip_special=False),
+    stop_ids=LETTERS.eos_ids,
+  )
+  assert whole == '<think>' + said and text.well_formed(whole, thought=True)
+  # The tag of the prompt was not sampled.
+  assert (whole.tokens, cut.tokens) == (len(ids), 4)
+  # Else a thought without an end would pass for the answer.
+  assert cut == '<think>1+2=' and text.reply(cut) == ''
+
+
+@pytest.mark.parametrize('begin', ['<think>', ''])
+def test_an_opened_thought_is_learned_with_one_tag(begin):
+  ask = opening_with('{prompt}<think>')
+  rest = '1+2=3</think><answer>3</answer>'
+  host = ask.with_completions(
+    [tasks.Example('1+2=', '3', begin + rest)],
+    everything=False,
+    max_length=64,
+    multiple=1,
+  )
+  told = LETTERS.decode(host.targets[0, 0][host.mask[0, 0]].tolist())
+  assert told == rest
+  # The prompt's last token is the branch's first input.
+  assert LETTERS.decode(host.inputs[0, 0, :1].tolist()) == '<think>'
+
+
+def test_white_space_after_an_opening_tag_is_the_prompts():
+  ask = opening_with('{prompt}<think>\n')
+  assert ask._after_opening('1+2=', '<think>\na</think>b') == 'a</think>b'
+  assert ask._after_opening('1+2=', ' a</think>b') == ' a</think>b'

@@ -53,7 +53,7 @@ def test_the_host_grades_while_the_device_scores_and_shares_afterwards():
     append=layout.append,
     score=lambda batch: batch.replace(ref_logprobs=scores),
     lengths=lambda mask: np.asarray(mask.sum(-1)),
-    texts=lambda batch: ([['a', 'b']] * 4, np.ones((4, 2), bool)),
+    texts=lambda *_: ([['a', 'b']] * 4, np.ones((4, 2), bool)),
     grade=grade,
     share=share,
     length_multiple=3,

@@ -193,6 +193,8 @@ def test_texts_are_made_of_rows_here_alone():
   decoded = []
   completions, finished = rollout.read_texts(
     held,
+    [None, Example('1+1=', answer='2'), None],
+    opening=lambda prompt: '',
     decode=lambda ids: decoded.append(ids) or str(ids),
     stop_ids=(2,),
   )

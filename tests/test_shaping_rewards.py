@@ -53,7 +53,11 @@ def test_texts_of_a_rollout_know_their_tokens_with_the_stop_token():
   mask = np.array([[[1, 1, 1, 0], [1, 1, 1, 1]]], bool)
   sampled = Rollout(inputs=targets, targets=targets, mask=mask, logprobs=None)
   ((stopped, cut),), finished = rollout.read_texts(
-    sampled, decode=lambda ids: ' '.join(map(str, ids)), stop_ids=(2,)
+    sampled,
+    [example()],
+    opening=lambda prompt: '',
+    decode=lambda ids: ' '.join(map(str, ids)),
+    stop_ids=(2,),
   )
   assert (stopped, stopped.tokens, stopped.finished) == ('5 6', 3, True)
   assert (cut, cut.tokens, cut.finished) == ('7 8 9 5', 4, False)

@@ -216,7 +216,10 @@ def test_logged_rewards_are_weighted_and_logged_lengths_are_tokens():
     lengths=lambda mask: mask.sum(-1),
     share=lambda found: found,
     texts=functools.partial(
-      rollout.read_texts, decode=lambda ids: 'words ' * len(ids), stop_ids=(3,)
+      rollout.read_texts,
+      opening=lambda prompt: '',
+      decode=lambda ids: 'words ' * len(ids),
+      stop_ids=(3,),
     ),
     grade=functools.partial(grader.grade, 0),
     length_multiple=1,

@@ -11,7 +11,7 @@ from scipy import optimize
 import tiny
 
 from grpo_jax.alpaca import contests, judges, length_control
-from grpo_jax.win_rate import reply_to
+from grpo_jax.rewards import text
 
 # Judges are named by module and function; tests are on the path.
 LONGER = 'test_win_rate:longer'
@@ -282,18 +282,17 @@ def test_the_real_outputs_compare_as_their_lengths_do(data_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'prompt, completion, summary',
+  'completion, summary',
   [
-    ('Q', '<think>long</think>\n\nShort.', 'Short.'),
-    ('Q', '<think>a</think><answer>4</answer>', '4'),
-    ('Q', 'no tags', 'no tags'),
-    ('Q', '<think>never ends', ''),
-    ('Q\n<think>\n', 'never ends', ''),  # opened by the template
-    ('Q\n<think>\n', 'ends</think> 4', '4'),
+    ('<think>long</think>\n\nShort.', 'Short.'),
+    ('<think>a</think><answer>4</answer>', '4'),
+    ('no tags', 'no tags'),
+    ('<think>never ends', ''),
+    ('ends</think> 4', '4'),
   ],
 )
-def test_only_the_final_summary_is_compared(prompt, completion, summary):
-  assert reply_to(prompt, completion) == summary
+def test_only_the_final_summary_is_compared(completion, summary):
+  assert text.reply(completion) == summary
 
 
 @pytest.mark.parametrize(
