@@ -2,21 +2,19 @@
 
 Before stage 2 and after stage 4 of a step. One class around the `tokenizers`
 package, made from an alphabet (`char`), from a Hugging Face folder
-(`from_folder`), or from its parts. `chat` renders the folder's own Jinja
-template as `transformers` does.
+(`from_folder`), or from its parts. `chat` renders the folder's own template.
 """
 
 from collections.abc import Mapping, Sequence
-import datetime
 import json
 import pathlib
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
+
+from grpo_jax import errors
+from grpo_jax.chat_template import ChatTemplate
 
 PAD, EOS = '<pad>', '<eos>'
 _SPECIAL_NAMES = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
@@ -63,7 +61,9 @@ class Tokenizer:
     self.pad_id = self._find_pad()
     self._prefix = _prefix(backend)
     # Compiled here, so that a damaged template fails before any work.
-    self._template = _compile(chat_template, name) if chat_template else None
+    self._template = (
+      ChatTemplate(chat_template, name) if chat_template else None
+    )
 
   def encode(self, text: str, *, start: bool = True) -> list[int]:
     """Token ids of a text.
@@ -122,22 +122,12 @@ class Tokenizer:
         f'{self.name} has no chat template; set prompt.chat=False or add a '
         'chat_template.jinja'
       )
-    try:
-      return self._template.render(
-        **{
-          'tools': None,
-          'documents': None,
-          **self.special_tokens,
-          'messages': list(messages),
-          'add_generation_prompt': add_generation_prompt,
-          **kwargs,
-        }
-      )
-    except (jinja2.TemplateError, TypeError) as error:
-      raise ValueError(
-        f'the chat template of {self.name} refused the conversation: '
-        f'{_one_line(error)}'
-      ) from None
+    return self._template.render(
+      messages,
+      special_tokens=self.special_tokens,
+      add_generation_prompt=add_generation_prompt,
+      **kwargs,
+    )
 
   def save(self, folder: str | pathlib.Path):
     """Writes the files that `from_folder` and `transformers` load."""
@@ -203,7 +193,7 @@ class Tokenizer:
           f'{self.name} has no token for the character {character!r} in '
           f'{text[:60]!r}; add it to the alphabet'
         )
-    return f'{self.name} cannot encode {text[:60]!r}: {_one_line(error)}'
+    return f'{self.name} cannot encode {text[:60]!r}: {errors.line(error)}'
 
 
 def char(*, alphabet: str, specials: tuple[str, ...] = ()) -> Tokenizer:
@@ -266,7 +256,7 @@ def from_folder(path: str | pathlib.Path) -> Tokenizer:
     backend = tokenizers.Tokenizer.from_file(str(model))
   except Exception as error:
     raise ValueError(
-      f'{model} is damaged ({_one_line(error)}); fetch it again'
+      f'{model} is damaged ({errors.line(error)}); fetch it again'
     ) from None
   # Padding and truncation belong to whoever saved it, not to the text.
   backend.no_padding()
@@ -293,56 +283,6 @@ def _chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str:
     named = {entry['name']: entry['template'] for entry in template}
     template = named.get('default')
   return '' if template is None else template
-
-
-class _Generation(jinja2.ext.Extension):
-  """{% generation %} marks what the assistant said; here it marks nothing."""
-
-  tags = {'generation'}
-
-  def parse(self, parser):
-    next(parser.stream)
-    return parser.parse_statements(['name:endgeneration'], drop_needle=True)
-
-
-def _compile(template: str, name: str) -> jinja2.Template:
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=[jinja2.ext.loopcontrols, _Generation],
-  )
-  environment.filters['tojson'] = _tojson
-  environment.globals['raise_exception'] = _raise_exception
-  environment.globals['strftime_now'] = _strftime_now
-  try:
-    return environment.from_string(template)
-  except jinja2.TemplateError as error:
-    raise ValueError(
-      f'the chat template of {name} is damaged: {_one_line(error)}'
-    ) from None
-
-
-def _tojson(
-  value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
-):
-  # Jinja's own escapes HTML characters, which changes what a model reads.
-  return json.dumps(
-    value,
-    ensure_ascii=ensure_ascii,
-    indent=indent,
-    separators=separators,
-    sort_keys=sort_keys,
-  )
-
-
-def _raise_exception(message: str):
-  raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-  # Not the clock: a run must ask the same after midnight as before. The day is
-  # the one that Llama's templates name when they have no clock.
-  return datetime.datetime(2024, 7, 26).strftime(form)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -374,7 +314,7 @@ def _read_json(path: pathlib.Path, *, needed: bool) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(
-      f'{path} is damaged ({_one_line(error)}); fetch it again'
+      f'{path} is damaged ({errors.line(error)}); fetch it again'
     ) from None
   if not isinstance(content, dict):
     raise ValueError(f'{path} is damaged: it holds no JSON object')
@@ -384,7 +324,3 @@ def _read_json(path: pathlib.Path, *, needed: bool) -> dict[str, Any]:
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]):
   text = json.dumps(content, indent=2, ensure_ascii=False)
   path.write_text(text + '\n', encoding='utf-8')
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())[:200]
