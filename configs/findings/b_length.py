@@ -85,7 +85,7 @@ def get_config(arm: str = 'search'):
     weights = dict(name='sequence_mean')
   c.algorithm.weights = weights
   c.algorithm.update(kl=dict(name='k2'), kl_coef=0.01)
-  c.updates.microbatches = 8
+  c.updates.update(microbatches=8, length_buckets=4)
   c.optimizer.update(learning_rate=2e-4, schedule='constant', weight_decay=0.0)
   c.checkpoint.update(every=100, keep_last=2, keep_best=0)
   c.eval.update(
