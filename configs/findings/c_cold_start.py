@@ -51,6 +51,9 @@ def get_config(stage: str = 'sums_rl'):
   c = quickstart_base.get_config() if what == 'base' else _reinforced()
   if task == 'words':
     _in_words(c, base=what == 'base')
+    if what == 'rl':
+      # Of a rollout's answers the longest has five times the mean's length.
+      c.updates.length_buckets = 4
   if what == 'keep':
     c.keep.update(
       prompts=2000, samples=4, batch_prompts=50, per_prompt=1,
@@ -130,8 +133,6 @@ def _in_words(c, *, base):
   c.sample.update(max_prompt_length=40, max_completion_length=60, chunk=60)
   c.sft.max_length = 60
   if not base:
-    # Of a rollout's answers the longest has five times the mean's length.
-    c.updates.length_buckets = 4
     c.rewards = dict(
       correct=dict(name='correct', weight=1.0, extract='tags'),
       format=dict(name='format', weight=0.1, summary=True),
