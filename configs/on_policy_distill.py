@@ -47,6 +47,8 @@ def get_config(experiment: str = 'quickstart'):
   )
   for reward in c.rewards.values():
     reward.weight = 0.0
+  # Every group counts: these would judge it by rewards.
+  c.filters.update(drop_zero_variance=False, rounds=1, retire_above=1.0)
   # Not on policy any more after the first update of a rollout.
   parts = c.updates.minibatches * c.updates.microbatches
   c.updates.update(epochs=1, minibatches=1, microbatches=parts)

@@ -203,7 +203,8 @@ def check(cfg, task: Task) -> None:
   paid = {k: v for k, v in cfg.rewards.items() if v.weight}
   asked = [(part.domain, part.from_step) for part in task.parts]
   scheduled = any(v.get('from_step', 0) for v in cfg.rewards.values())
-  for domain, first in asked or ([('', 0)] if scheduled else []):
+  # Where nothing is paid, as in distillation, no prompt needs a judge.
+  for domain, first in (asked or ([('', 0)] if scheduled else [])) * bool(paid):
     starts = [
       v.get('from_step', 0)
       for v in paid.values()

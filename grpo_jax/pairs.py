@@ -8,6 +8,8 @@ has learned of it.
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -27,6 +29,7 @@ from grpo_jax import (
   validation,
 )  # fmt: skip
 from grpo_jax.rewards import Completion
+from grpo_jax.tasks import shares
 
 FILE = 'pairs.jsonl'
 
@@ -70,11 +73,16 @@ def check(cfg) -> None:
 
 
 def judged(cfg) -> Iterator[tuple[str, list[Completion], np.ndarray]]:
-  """Each prompt, the policy's answers to it, and the true score of each [G]."""
+  """Each prompt, the policy's answers to it, and the true score of each [G].
+
+  Of a mixture, the prompts that the reward judges. A score of NaN is none.
+  """
   p = cfg.pairs
   pol = policy.open_policy(cfg)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
   gold = grader.reward_functions(cfg, ask.task)[p.gold]
+  task = shares.within(ask.task, grader.domains_of(cfg)[p.gold])
+  ask = dataclasses.replace(ask, task=task)
   count = min(p.prompts, len(ask.task))
   examples = [ask.task.example(i) for i in ask.indices(0, count)]
   answerer = answers.of_section(pol, ask, cfg, 'pairs', count=count)
@@ -96,12 +104,12 @@ def of_answers(
   """Pairs of answers 0 and 1, 2 and 3, ... to a prompt.
 
   Two answers that are equal, as texts or in all that could tell them apart,
-  are no pair.
+  are no pair, nor are two of which one has no score.
 
   Args:
     prompt: the question.
     completions: the answers.
-    scores: the true score of each.
+    scores: the true score of each, NaN for none.
     longer_wins: how often the longer answer is chosen, whatever its score.
     draw: of these pairs.
   """
@@ -109,6 +117,8 @@ def of_answers(
     b = a + 1
     by_length = draw.random_sample() < longer_wins
     gap = float(scores[a] - scores[b])
+    if not math.isfinite(gap):
+      continue  # one of them has no score
     more = completions[a].tokens - completions[b].tokens
     preference = more if by_length and more else gap
     if not preference or completions[a] == completions[b]:

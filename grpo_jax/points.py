@@ -9,6 +9,8 @@ safety. `grpo_jax.pairs` makes pairs.
 import collections
 import pathlib
 
+import numpy as np
+
 from grpo_jax import cli, files, hosts, pairs
 
 FILE = 'points.jsonl'
@@ -22,7 +24,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   for prompt, completions, labels in pairs.judged(cfg):
     count += 1
     for completion, label in zip(completions, labels, strict=True):
-      made[prompt, str(completion)] = float(label)
+      # Some have none.
+      if not np.isnan(label):
+        made[prompt, str(completion)] = float(label)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE
   with files.once(path) as file:

@@ -352,6 +352,14 @@ def test_rewards_and_mixtures_that_contradict_are_refused(changes, told):
     grader_lib.check(c, mixture(**TWO))
 
 
+def test_where_nothing_is_paid_no_domain_needs_a_judge():
+  # Distillation reports rewards and pays none.
+  c = config(
+    rewards=dict(r=reward('correct', domains=('reasoning',), weight=0))
+  )
+  grader_lib.check(c, mixture(**TWO))
+
+
 def test_a_part_that_never_begins_is_refused():
   c = config(steps=5, rewards=dict(r=reward('correct')))
   task = mixture(a=part(share=1), late=part(share=1, from_step=5))
@@ -395,6 +403,41 @@ def test_prompts_of_every_part_are_tried_before_the_first_step(tmp_path):
 
 
 # A run
+
+
+def test_pairs_and_points_are_of_the_prompts_that_gold_judges(tmp_path):
+  (tmp_path / 'mixed.py').write_text(
+    f"""
+import sys
+sys.path.insert(0, {str(tiny.REPO / 'tests')!r})
+import tiny
+def get_config():
+  c = tiny.get_config()
+  sums = dict(name='arithmetic', size=50, min_ops=1, max_ops=1, seed=0)
+  c.task = dict(name='mixture', split='train', parts=dict(
+    sums=sums | dict(domain='reasoning', share=0.5),
+    more=sums | dict(domain='helpful', share=0.5, max_number=4, seed=1)))
+  c.rewards.correct.domains = ('reasoning',)
+  c.pairs.update(prompts=12, samples=4)
+  return c
+"""
+  )
+  task = tasks.arithmetic(split='train', size=50, min_ops=1, max_ops=1, seed=0)
+  asked = {task.example(i).prompt for i in range(50)}
+  for job in ('pairs', 'points'):
+    done = tiny.job(
+      job,
+      f'--config={tmp_path}/mixed.py',
+      f'--init_from={tiny.run("sft")}',
+      f'--workdir={tmp_path}/{job}',
+    )
+    assert done.code == 0, done.err
+    rows = [
+      json.loads(line)
+      for line in (tmp_path / job / f'{job}.jsonl').read_text().splitlines()
+    ]
+    assert rows and 'nan' not in str(rows)
+    assert {row['prompt'] for row in rows} <= asked
 
 
 def test_a_run_on_a_mixture_resumes_with_the_same_numbers(tmp_path):

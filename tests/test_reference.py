@@ -233,6 +233,16 @@ def test_the_preset_pays_no_reward_and_updates_once_a_rollout():
   assert c.updates.epochs == c.updates.minibatches == 1
 
 
+@pytest.mark.parametrize('experiment', ['qwen3_8b', 'dapo:quickstart'])
+def test_no_group_is_dropped_for_rewards_that_nobody_pays(experiment):
+  c = on_policy_distill.get_config(experiment)
+  assert not c.filters.drop_zero_variance
+  assert (c.filters.rounds, c.filters.retire_above) == (1, 1.0)
+  c.filters.drop_zero_variance = True
+  with pytest.raises(ValueError, match='nothing to learn from: no reward has'):
+    validation_rl.of_training(c, ways=tiny.ways())
+
+
 def test_no_report_misses_rewards_where_a_teacher_pays_none():
   steps = np.arange(1, 41)
   flat = {'reward/mean': 0, 'reward/std': 0, 'zero_variance_share': 1}

@@ -279,6 +279,9 @@ def test_pairs_are_chosen_by_the_true_score_or_by_length():
     ('a', 'b', 'length', True), ('d', 'c', 'length', True),
     ('e', 'f', 'gold', False),
   ]  # fmt: skip
+  # An answer without a score is neither better nor worse, nor is it longer.
+  scores[[0, 3]] = np.nan
+  assert made(0.0) == made(1.0) == [('e', 'f', 'gold', False)]
 
 
 # Scores
