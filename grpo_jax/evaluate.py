@@ -117,8 +117,9 @@ class Evaluation:
       language=e.language,
     )
     largest = max((*e.ks, *e.votes), default=1)
-    if min(e.ks, default=1) < 1:
-      raise ValueError(f'eval.ks={e.ks} must be at least 1 each')
+    for name in ('ks', 'votes'):
+      if min(e[name], default=1) < 1:
+        raise ValueError(f'eval.{name}={e[name]} must be at least 1 each')
     if largest > e.samples:
       raise ValueError(
         f'eval.samples={e.samples} is too few for pass@k or cons@k with '
@@ -203,7 +204,7 @@ def summarise(
   one_way = [find in (text.program, text.reply) for find in finders]
   others = [_nothing if one else text.lenient for one in one_way]
   lenient = np.where(np.array(one_way)[:, None], strict, judge(others)[1])
-  canonical = [[symbolic.spelling(answer) for answer in row] for row in given]
+  canonical = [[_spelling(answer) for answer in row] for row in given]
   result = {}
 
   def add(name, per_problem):
@@ -230,7 +231,7 @@ def summarise(
   result |= {
     'mean_length': float(lengths.mean()),
     'truncated': float(1 - finished.mean()),
-    'answered': float(np.mean([bool(a) for row in given for a in row])),
+    'answered': float(np.mean([bool(a) for row in canonical for a in row])),
     'problems': len(examples),
     'distinct_problems': len({example.prompt for example in examples}),
     'samples': lengths.shape[1],
@@ -270,6 +271,11 @@ def _format(cfg, task) -> Callable[[str, Example], float]:
     return forms.get(example.domain, forms[''])(completion, example)
 
   return follows
+
+
+def _spelling(answer: str) -> str:
+  """What is voted for; '' where nothing was answered."""
+  return '' if text.is_empty(answer) else symbolic.spelling(answer)
 
 
 def _nothing(completion: str) -> str:

@@ -48,10 +48,10 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   cfg = cli.from_workdir(cfg, workdir)
   config.one_of('--keep', _keep.value, ('all', 'verified'))
   if _keep.value == 'verified':
-    if not _out.value or _prompts.value:
+    if not _out.value or _prompts.value or _chat.value:
       raise ValueError(
         '--keep=verified asks the questions of the task: it needs --out=FOLDER '
-        'and no --prompt'
+        'and neither --prompt nor --chat'
       )
     keep.run(cfg, pathlib.Path(_out.value))
     return

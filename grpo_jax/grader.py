@@ -42,6 +42,7 @@ class Grader:
     self.domains = domains_of(cfg)
     self.from_step = {k: v.get('from_step', 0) for k, v in cfg.rewards.items()}
     self.rules = reward_functions(cfg, task)
+    _need_completions(cfg, task)
     self.batched = {
       name: config.pick(batched_rewards, arguments_of(reward), cfg=cfg)()
       for name, reward in cfg.rewards.items()
@@ -135,6 +136,15 @@ def _need_judgeable(name, task):
         f'reward {name}: no answer could be right, as the first reference '
         f"answer of the task is {answer[:40]!r}; use the reward 'correct'"
       )
+
+
+def _need_completions(cfg, task):
+  """ValueError where a reward compares with completions that are not there."""
+  for reward in cfg.rewards.values():
+    if reward.get('reference') == 'completion':
+      judged = shares.within(task, reward.get('domains', ()))
+      for one in [part.task for part in judged.parts] or [judged]:
+        questions.completion_of(one.example(0))
 
 
 def reward_weights(cfg) -> dict[str, float]:

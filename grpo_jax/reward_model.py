@@ -179,20 +179,23 @@ def summarise(
     where the chosen response is the longer, and where it is the shorter: a
     model that likes length is right in the first and wrong in the second.
   """
+  gap, share = scores[:, 0].astype(np.float64), 1.0
   if scores.shape[1] == 2:
-    gap, weight = scores[:, 0] - scores[:, 1], np.ones(len(scores))
+    gap = gap - scores[:, 1]
   else:
     # A label of 0.8 is that of a response that is right in 0.8 of the cases.
-    gap = np.concatenate([scores[:, 0], -scores[:, 0]])
-    weight = np.concatenate([wanted[:, 0], 1 - wanted[:, 0]])
-  gap = gap.astype(np.float64)
-  right = (1 + np.sign(gap)) / 2
-  mean = lambda x: float(np.average(x, weights=weight))
+    share = wanted[:, 0].astype(np.float64)
+
+  def expected(of):
+    """[N], over the two labels that a row may have."""
+    return share * of(gap) + (1 - share) * of(-gap)
+
+  right = expected(lambda x: (1 + np.sign(x)) / 2)
   found = {
-    'loss': mean(np.logaddexp(0, -gap)),
-    'accuracy': mean(right),
-    'accuracy_stderr': measures.standard_error(right[weight > 0]),
-    'margin': mean(gap),
+    'loss': float(expected(lambda x: np.logaddexp(0, -x)).mean()),
+    'accuracy': float(right.mean()),
+    'accuracy_stderr': measures.standard_error(right),
+    'margin': float(expected(lambda x: x).mean()),
     'score_mean': float(scores.mean()),
     'score_std': float(scores.std()),
     'length_correlation': measures.rank_correlation(

@@ -6,11 +6,13 @@ language-model pretraining. `sft.epochs` counts passes over the task in place
 of `steps`.
 """
 
+import logging
 import math
 import pathlib
 
 from grpo_jax import (
   cli,
+  hosts,
   policy,
   programs,
   questions,
@@ -19,6 +21,7 @@ from grpo_jax import (
 )  # fmt: skip
 from grpo_jax.loop import Loop, one_update
 
+_TRIED = 1000  # texts that are counted before the first step
 SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 
 
@@ -30,6 +33,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   validation.of_sft(cfg, ways=rows.ways)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
   cfg = with_steps(cfg, examples=len(ask.task))
+  if hosts.is_first():
+    warn_of_cuts(ask, cfg)
   trainer = training.sft_trainer(pol, cfg)
 
   def prepare(step):
@@ -47,6 +52,27 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   loop.run(
     prepare=prepare, step=one_update(trainer), publish=programs.publish(pol)
   )
+
+
+def warn_of_cuts(ask: questions.Questions, cfg) -> None:
+  """Says how many texts are longer than what is learned of them."""
+  most, everything = cfg.sft.max_length, cfg.sft.loss_on == 'everything'
+  lengths = []
+  for i in range(min(len(ask.task), _TRIED)):
+    example = ask.task.example(i)
+    completion = questions.completion_of(example)
+    length = len(ask.tokenizer.encode(completion, start=False)) + 1
+    if everything:
+      # The first token is learned by none.
+      length += len(ask.ids(i, example, max_length=math.inf)) - 1
+    lengths.append(length)
+  cut = sum(length > most for length in lengths)
+  if cut:
+    logging.warning(
+      '%d of the first %d texts are cut at sft.max_length=%d tokens and have '
+      'no end; the longest has %d',
+      *(cut, len(lengths), most, max(lengths)),
+    )
 
 
 def with_steps(cfg, *, examples: int):

@@ -72,6 +72,17 @@ def test_fine_tuning_lowers_the_loss():
   assert nll[-1] < nll[0] - 0.5
 
 
+def test_texts_that_are_learned_without_their_end_are_counted(tmp_path):
+  flags = (f'--workdir={tmp_path}', '--config.steps=1')
+  done = tiny.job('sft', *flags, '--config.sft.max_length=4')
+  assert done.code == 0
+  assert (
+    '100 of the first 100 texts are cut at sft.max_length=4 tokens and have '
+    'no end; the longest has 5' in done.err
+  )
+  assert 'are cut' not in succeed('sft', *flags[:1], '--config.steps=2').err
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
   first = tiny.rows(tiny.run('train'))
   flags = ('--config.steps=2', '--config.checkpoint.every=1')

@@ -94,6 +94,17 @@ def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   assert result['pass@1'] == 3 / 5
 
 
+def test_none_is_no_answer_to_vote_for():
+  task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
+  example = tasks.Example(prompt='2 +2=', answer='4')
+  rows = [[f'<answer>{a}</answer>' for a in ('None', 'none', '4')]]
+  result = evaluate.summarise(
+    task, [example], rows, np.ones((1, 3), bool), np.full((1, 3), 3),
+    ks=(1,), votes=(3,), extract={'': text.tags}, texts=no_texts,
+  )  # fmt: skip
+  assert (result['cons@3'], result['answered']) == (1.0, pytest.approx(1 / 3))
+
+
 def test_a_program_is_judged_once():
   judged = []
 

@@ -17,6 +17,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   batched_rewards,
+  grader,
   layout,
   losses,
   measures,
@@ -136,6 +137,17 @@ def test_held_out_labels_are_measured_by_hand():
   assert found['accuracy'] == pytest.approx(2 / 3)
   assert found['margin'] == pytest.approx((2 - 1 + 1) / 3)
   assert 'accuracy_longer' not in found
+  soft = reward_model.summarise(
+    np.array([[2.0], [1.0], [-1.0]]),
+    np.ones((3, 1)),
+    np.array([[0.8], [0.4], [0.5]]),
+  )
+  assert soft['accuracy'] == pytest.approx((0.8 + 0.4 + 0.5) / 3)
+  assert soft['margin'] == pytest.approx((2 * 0.6 - 1 * 0.2 - 0) / 3)
+  # Of three responses, and not of the six labels that they may have.
+  assert soft['accuracy_stderr'] == pytest.approx(
+    np.std([0.8, 0.4, 0.5], ddof=1) / 3**0.5
+  )
 
 
 def test_rank_correlation_by_hand():
@@ -509,6 +521,21 @@ def get_config():
   done = tiny.job('train', f'--config={file}', f'--workdir={workdir}')
   assert done.code == 0, done.err
   return file, workdir
+
+
+def test_a_reference_completion_must_be_there(tmp_path):
+  c = tiny.get_config()
+  rows = tmp_path / 'rows.jsonl'
+  rows.write_text('{"q": "1+1=", "a": "2"}\n')
+  c.rewards.near = dict(
+    name='reward_model', path='', weight=0.0, shape='sigmoid',
+    reference='completion',
+  )  # fmt: skip
+  task = tasks.jsonl(
+    split='train', path=str(rows), prompt_field='q', answer_field='a'
+  )
+  with pytest.raises(ValueError, match='gives no completion to learn for'):
+    grader.Grader(c, task)
 
 
 def test_rl_is_paid_by_the_model(trained, rl):

@@ -1,5 +1,6 @@
 """What is kept of completions and what is counted, all by hand."""
 
+import dataclasses
 import http.server
 import json
 import math
@@ -128,6 +129,8 @@ TASK = Task(1, lambda i: EXAMPLE, lambda answer, example: answer == '5')
      '<think>2 and 3</think>The answer is 5.\n<answer>5</answer>'),
     ('<answer>5</answer>', ''),
     ('<think>2 and 3</think>', ''),
+    ('<think><think>2</think><answer>5</answer>', ''),
+    ('<think>2</think>so <think>3</think><answer>5</answer>', ''),
   ],
 )  # fmt: skip
 def test_a_trace_becomes_thought_and_summary(trace, wanted):
@@ -139,6 +142,9 @@ def test_a_summary_may_be_given_and_must_name_the_answer():
   rewrite = rewriting.thought_summary(task=TASK, summary='{prompt}{answer}!')
   found = rewrite('<think>{answer}</think><answer>5</answer>', EXAMPLE)
   assert found == '<think>{answer}</think>2 +3=5!<answer>5</answer>'
+  asked = dataclasses.replace(EXAMPLE, prompt='{answer}')
+  found = rewrite('<think>a</think><answer>5</answer>', asked)
+  assert found == '<think>a</think>{answer}5!<answer>5</answer>'
   with pytest.raises(ValueError, match='has no'):
     rewriting.thought_summary(task=TASK, summary='Done.')
 
@@ -197,6 +203,15 @@ def test_a_completion_counts_under_the_first_reason():
     ],
   }  # fmt: skip
   assert json.loads(json.dumps(row)) == row
+
+
+def test_a_right_answer_without_a_reward_is_kept_where_none_is_asked_for():
+  text = [Completion('a', tokens=1, finished=True)]
+  for least, kept in ((-math.inf, 1), (0.0, 0)):
+    row = selection.sift(
+      0, EXAMPLE, text, np.array([NAN]), np.ones(1), rules(min_reward=least)
+    )
+    assert len(row['kept']) == kept
 
 
 def test_what_is_rewritten_is_measured_and_judged_again():

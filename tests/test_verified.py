@@ -235,7 +235,8 @@ def test_a_finished_set_is_left_alone_and_another_refused(
     (['--config.keep.samples=0'], 'keep.samples=0 must be at least 1'),
     (["--config.keep.rewrite={'name': 'function', 'path': 'json'}"],
      "must be 'module:function'"),
-    (['--prompt=1+1='], 'and no --prompt'),
+    (['--prompt=1+1='], 'and neither --prompt nor --chat'),
+    (['--chat'], 'and neither --prompt nor --chat'),
     (['--keep=best'], "--keep='best' is not one of"),
   ],
 )  # fmt: skip

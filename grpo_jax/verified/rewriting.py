@@ -17,6 +17,7 @@ from grpo_jax.hooks import load
 from grpo_jax.rewards import text
 
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
+_FIELD = re.compile(r'\{(?:prompt|answer)\}')
 _GAPS = re.compile(r'\n(?:[^\S\n]*\n)+')
 
 
@@ -34,7 +35,8 @@ def thought_summary(
   several blank lines in a row. The summary is the completion's own text between
   thought and answer, unless it has a number that neither question, thought nor
   answer has (new reasoning, as far as that shows); then, or without one, a
-  template: our choice, see above. A trace without thought or answer is dropped.
+  template: our choice, see above. A trace without thought or answer is dropped,
+  and one with other tags than these.
 
   Args:
     task: its `summary` is the template where none is given here.
@@ -56,9 +58,12 @@ def thought_summary(
     told = _told(completion)
     known = set(_NUMBER.findall(f'{example.prompt} {thought} {answer}'))
     if not told or not known.issuperset(_NUMBER.findall(told)):
-      told = template.replace('{prompt}', example.prompt)
-      told = told.replace('{answer}', answer)
-    return f'<think>{thought}</think>{told}<answer>{answer}</answer>'
+      given = {'{prompt}': example.prompt, '{answer}': answer}
+      # At once: what is put in may hold such names too.
+      told = _FIELD.sub(lambda match: given[match.group()], template)
+    whole = f'<think>{thought}</think>{told}<answer>{answer}</answer>'
+    # Tags of the trace may be doubled, or within its thought.
+    return whole if text.well_formed(whole, thought=True, summary=True) else ''
 
   return rewrite
 

@@ -11,6 +11,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
+import math
 
 import numpy as np
 
@@ -106,7 +107,8 @@ def _unfit(completion, example, reward, right, rules) -> str:
     return 'unjudged'
   if right != 1.0:
     return 'wrong'
-  if not reward >= rules.min_reward:
+  # A reward that is missing is no reason where none is asked for.
+  if rules.min_reward > -math.inf and not reward >= rules.min_reward:
     return 'min_reward'
   for name, fits in rules.filters:
     if not fits(completion, example):
