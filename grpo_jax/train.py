@@ -253,7 +253,8 @@ class Stages:
     """Arrays [Q G] that processes know in parts, as all of them know them."""
     if not hosts.are_several():
       return found
-    return hosts.everywhere(self.put(found), what='rewards')
+    agreed = self.policy.rows('train').put_agreed(found)
+    return hosts.everywhere(agreed, what='rewards')
 
   def _gather(self, state, step, first):
     """The groups to learn from, and every rollout that was made for them."""

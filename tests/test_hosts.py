@@ -515,6 +515,43 @@ def test_a_process_reads_what_it_grades_also_where_another_trains_on_it():
     )
 
 
+DIFFERING = """
+import contextlib
+sys.path.insert(0, 'tests')
+import numpy as np
+import tiny
+from grpo_jax import policy, train
+cfg = tiny.get_config()
+cfg.model.num_kv_heads = 2
+cfg.mesh = dict(data=1, fsdp=1, context=1, tensor=2)
+for rules in cfg.rules.values():
+  rules.vocab = None
+stages = train.Stages(cfg, policy.open_policy(cfg))
+asked = stages.prepare(0)
+grade = stages.grader.grade
+# As if every verdict of the second process had come too late.
+def late(step, completions, examples):
+  rewards, components = grade(step, completions, examples)
+  components['missing'] = np.full_like(rewards, np.nan)
+  return (rewards + 1) * (1 - me), components
+stages.grader.grade = late
+state = stages.learner.policy.init(stages.policy.params())
+got, _ = stages._gather(state, 0, asked)
+print(got.rewards.min(), got.finished.dtype, got.components['missing'].max())
+timers = lambda name: contextlib.nullcontext()
+norm = stages.step(state, 0, asked, timers).state.params['final_norm']
+print(np.asarray(norm.addressable_shards[0].data, 'f8').sum())
+"""
+
+
+def test_of_verdicts_that_differ_on_a_row_all_learn_from_one():
+  first, second = (
+    done.out.splitlines()[-2:] for done in small(DIFFERING, timeout=300)
+  )
+  assert first == second
+  assert first[0] == '1.0 bool nan'
+
+
 @pytest.mark.parametrize('failing', [0, 1])
 @pytest.mark.parametrize(
   'error, status, saying',
