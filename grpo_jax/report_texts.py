@@ -125,9 +125,9 @@ def _cut(whole, kind):
 
 
 def _number(value):
-  # Non-finite numbers are written by name.
+  # Non-finite numbers are written by name: a missing reward is 'nan'.
   if value is None or isinstance(value, str):
-    return value
+    return None
   return float(f'{value:.4g}')
 
 

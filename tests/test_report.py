@@ -345,6 +345,14 @@ def test_a_long_completion_keeps_its_begin_and_its_end():
   assert len(row['thought']) < 7_000
 
 
+def test_a_missing_reward_has_no_number_on_the_page(tmp_path):
+  missing = sample('5', reward=math.nan, rewards={'a': math.inf, 'b': 0.5})
+  run = write_run(tmp_path / 'r', [{'loss': 1.0}], samples=[(1, [missing])])
+  assert '"reward": "nan"' in (run / 'samples.jsonl').read_text()
+  row = read(run)['completions'][0]['rows'][0]
+  assert (row['reward'], row['parts']) == (None, {'a': None, 'b': 0.5})
+
+
 # The file.
 
 
@@ -648,6 +656,31 @@ def test_the_filters_of_completions_work(page, html):
     '[...document.querySelectorAll(".columns > div")].map(x => x.innerText)'
   )
   assert [re.match(r'step (\d+)', c)[1] for c in columns] == ['1', '20', '40']
+
+
+def test_a_missing_reward_is_shown_as_such_and_is_no_zero(page, tmp_path):
+  samples = [
+    sample('lost', reward=math.nan, rewards={'correct': math.nan}),
+    sample('low', reward=-1.0),
+    sample('high', reward=1.0),
+  ]
+  run = write_run(tmp_path / 'r', [{'loss': 1.0}], samples=[(1, samples)])
+  out = tmp_path / 'report.html'
+  assert report.main(['--workdir', str(run), '--out', str(out)]) == 0
+  page.errors.clear()
+  page.open(out.as_uri())
+  assert page.errors == []
+  assert 'Completions' in page.evaluate(
+    'document.getElementById("contents").textContent'
+  )
+  assert 'reward –' in shown(page)
+  assert 'lost' not in ask(page, 'low', '-2')
+  ask(page, 'low', '')
+  for order, first in (('best', 'high'), ('worst', 'low')):
+    texts = re.findall('lost|low|high', ask(page, 'order', order))
+    assert (texts[0], texts[-1]) == (first, 'lost')
+  # Of any text that is no number, the text.
+  assert page.evaluate('short("nan")') == 'nan'
 
 
 def test_a_group_can_be_hidden(page, html):

@@ -36,6 +36,7 @@ function swatch(index) {
 
 function short(value) {
   if (value === null || value === undefined) return '–';
+  if (typeof value !== 'number') return String(value);
   const size = Math.abs(value);
   if (size !== 0 && size < 1e-3) return value.toExponential(1);
   if (size >= 1e9) return (value / 1e9).toPrecision(3) + 'G';

@@ -87,15 +87,18 @@ class Completions {
   matching() {
     const a = this.asked;
     const wanted = a.text.toLowerCase();
+    // A missing reward is null, which compares as 0.
     const within = (value, low, high) =>
-      (low === '' || value >= Number(low)) && (high === '' || value <= Number(high));
+      (low === '' || value !== null && value >= Number(low)) &&
+      (high === '' || value !== null && value <= Number(high));
     const rows = this.runs[a.run].rows.filter(row =>
       (a.side || a.step === '' || row.step === Number(a.step)) &&
       within(row.reward, a.low, a.high) && within(row.length, a.short, a.long) &&
       (!wanted || [row.prompt, row.thought, row.rest].some(t => t.toLowerCase().includes(wanted))));
+    const key = (name, sign) => row => row[name] === null ? Infinity : sign * row[name];
     const orders = {
-      best: r => -r.reward, worst: r => r.reward, up: r => -r.advantage,
-      down: r => r.advantage, long: r => -r.length, short: r => r.length,
+      best: key('reward', -1), worst: key('reward', 1), up: key('advantage', -1),
+      down: key('advantage', 1), long: key('length', -1), short: key('length', 1),
     };
     const by = orders[a.order];
     return by ? [...rows].sort((p, q) => by(p) - by(q)) : rows;
