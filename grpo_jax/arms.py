@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import re
 import warnings
 
 import numpy as np
@@ -182,13 +183,12 @@ def curves(arms: Mapping[str, Sequence[pathlib.Path]]) -> str:
         last = int(steps[i : i + size][-1])
         rows.append(values | {'arm': arm, 'seed': seed, 'step': last})
   columns = [name for name in CURVES if name in names]
-  lines = [','.join(('arm', 'seed', 'step', *columns))]
+  told = ('arm', 'seed', 'step')
+  lines = [','.join((*told, *columns))]
   for row in rows:
     cells = [f'{row[c]:.4g}' if c in row else '' for c in columns]
     if any(cells):
-      lines.append(
-        f'{row["arm"]},{row["seed"]},{row["step"]},{",".join(cells)}'
-      )
+      lines.append(','.join([*(str(row[k]) for k in told), *cells]))
   return '\n'.join(lines) + '\n'
 
 
@@ -243,8 +243,8 @@ def _measures(workdir, measures, seen):
 
 def _of_curve(name):
   """What is read off a curve, and its argument; '' and '' of other measures."""
-  kind, colon, argument = name.replace('@', ':').partition(':')
-  return (kind, argument) if colon and kind in _OF_CURVES else ('', '')
+  found = re.match(r'(\w+)[:@](.*)', name)
+  return found.groups() if found and found[1] in _OF_CURVES else ('', '')
 
 
 def _metrics(measure):

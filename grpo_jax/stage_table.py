@@ -91,6 +91,8 @@ def shown(
   """
   found = list(found)
   names = dict.fromkeys(name for _, row in found for name in row)
+  # Errors stand in the cells of what they are of.
+  names = [name for name in names if not name.endswith('_stderr')]
   columns = [
     (name, column)
     for column in COLUMNS

@@ -142,6 +142,16 @@ def test_measures_of_curves(run):
   assert math.isnan(found[later[0]][0]) and found[later[1]][0] == 1.0
 
 
+def test_a_metric_of_evaluations_is_read_off_its_curve_too(run):
+  folder = run('a', {})
+  rows = ({'step': i + 1, 'eval/pass@1': i / 10} for i in range(10))
+  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  (folder / 'metrics.jsonl').write_text(text)
+  names = ['last:eval/pass@1', 'at:eval/pass@1:5']
+  values = arms.measured({'a': [folder]}, names)['a'].values
+  assert [values[name][0] for name in names] == [0.9, 0.4]
+
+
 def test_a_forecast_that_is_right_misses_by_little(run):
   steps = np.arange(1, 101)
   curve = 0.1 + 0.8 / (1 + (20 / steps) ** 2)

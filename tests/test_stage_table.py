@@ -59,6 +59,13 @@ def test_the_text_has_a_line_a_measure_and_a_column_a_stage(stages):
   assert shown['problems'] == ['200', '50']
 
 
+def test_an_error_of_a_domain_stands_by_its_mean_and_is_no_measure():
+  found = {'pass@1/math': 0.5, 'pass@1/math_stderr': 0.02}
+  assert stage_table.shown([('Zero', found)]) == {
+    'columns': ['', 'pass@1 math'], 'rows': [['Zero', '50.0% ± 2.0']],
+  }  # fmt: skip
+
+
 def test_no_stage_is_an_empty_table():
   assert stage_table.table([]) == ''
 
