@@ -70,7 +70,8 @@ def browsable(
 ) -> dict[str, Any]:
   """Completions for the page, of as many steps as `limit` bytes hold.
 
-  Whole steps are kept, evenly spaced, the first and the last among them.
+  Steps are kept evenly spaced, the first and the last among them: whole, or
+  if these two do not fit, ever fewer rows of each, and then ever less text.
 
   Args:
     rows: of samples.jsonl.
@@ -78,33 +79,51 @@ def browsable(
     limit: bytes of JSON.
 
   Returns:
-    {'rows': [...], 'steps': kept, 'logged': all that there are}.
+    {'rows': [...], 'steps': kept, 'logged': all that there are, 'each': rows
+    kept of a step, None of whole ones}.
   """
   by_step = defaultdict(list)
   for row in rows:
     if 'completion' in row:
       by_step[row['step']].append(row)
-  steps = [
-    [_shown(row, extract) for row in by_step[step]] for step in sorted(by_step)
-  ]
-  kept = _evenly([_size(shown) for shown in steps], limit)
+  logged = [by_step[step] for step in sorted(by_step)]
+  most = max(map(len, logged), default=1)
+  for each, share in _ever_less(most):
+    steps = [
+      [_shown(row, extract, share) for row in step[:each]] for step in logged
+    ]
+    kept = _evenly([_size(shown) for shown in steps], limit)
+    if len(kept) >= min(2, len(logged)):
+      break
+  # A row is there in any case: an empty browser would say that none are.
+  kept = kept or list(range(len(logged)))[:1]
   return {
     'rows': [row for index in kept for row in steps[index]],
     'steps': len(kept),
-    'logged': len(steps),
+    'logged': len(logged),
+    'each': each if each < most else None,
   }
 
 
-def _shown(row, extract):
+def _ever_less(rows):
+  """Rows of a step, and the share of `_KEPT`."""
+  while rows > 1:
+    yield rows, 1.0
+    rows //= 2
+  for halved in range(7):
+    yield 1, 0.5**halved
+
+
+def _shown(row, extract, share):
   thought, rest = split(row['completion'])
   answer = ''
   if extract != 'program':  # that is all of the text
     answer = text.extractor(extract)(row['completion'])
   return {
     'step': row['step'],
-    'prompt': _cut(row.get('prompt', ''), 'prompt'),
-    'thought': _cut(thought, 'thought'),
-    'rest': _cut(rest, 'rest'),
+    'prompt': _cut(row.get('prompt', ''), 'prompt', share),
+    'thought': _cut(thought, 'thought', share),
+    'rest': _cut(rest, 'rest', share),
     'answer': answer[:200],
     'expected': str(row.get('answer', ''))[:200],
     'reward': _number(row.get('reward')),
@@ -116,8 +135,8 @@ def _shown(row, extract):
   }
 
 
-def _cut(whole, kind):
-  begin, end = _KEPT[kind]
+def _cut(whole, kind, share):
+  begin, end = (int(share * kept) for kept in _KEPT[kind])
   out = len(whole) - begin - end
   if out <= 0:
     return whole
@@ -145,5 +164,6 @@ def _evenly(sizes, limit):
     total = int(sizes[index].sum())
     if total <= limit:
       return index.tolist()
-    count = min(count - 1, int(count * limit / total))
+    # Two at least are tried, as those between them may be the long ones.
+    count = min(count - 1, max(int(count * limit / total), 2))
   return []

@@ -334,6 +334,34 @@ def test_completions_that_are_too_many_are_thinned_by_whole_steps():
   assert 7_000 < size < 11_000
 
 
+@pytest.mark.parametrize(
+  'limit, rows, begin',
+  [
+    # Five rows of 1.2 kB each: two of them, one, and a part of one.
+    (7_000, 2, 'x' * 1000),
+    (3_000, 1, 'x' * 1000),
+    (2_000, 1, 'x' * 250 + '\n[... 501 characters ...]\n'),
+  ],
+)
+def test_of_steps_that_do_not_fit_the_ends_are_kept_in_part(limit, rows, begin):
+  steps = [[sample(f'{"x" * 1000}{i}', step=s) for i in range(5)]
+           for s in (1, 2, 3)]  # fmt: skip
+  found = report_texts.browsable(sum(steps, []), extract='tags', limit=limit)
+  assert [row['step'] for row in found['rows']] == [1] * rows + [3] * rows
+  assert found['rows'][0]['rest'].startswith(begin)
+  assert (found['steps'], found['logged'], found['each']) == (2, 3, rows)
+  assert len(json.dumps(found['rows'])) <= limit
+
+
+def test_a_step_that_is_too_long_hides_none_of_the_others():
+  rows = [sample('x' * n, step=s) for s, n in enumerate((9, 4000, 4000, 9))]
+  found = report_texts.browsable(rows, extract='tags', limit=900)
+  assert [row['step'] for row in found['rows']] == [0, 3]
+  # Nor does a limit that nothing fits into.
+  assert report_texts.browsable(rows, extract='tags', limit=9)['steps'] == 1
+  assert report_texts.browsable([], extract='tags', limit=9)['rows'] == []
+
+
 def test_a_long_completion_keeps_its_begin_and_its_end():
   text = '<think>begin' + 'x' * 50_000 + 'end</think>5'
   row = report_texts.browsable(
@@ -388,6 +416,15 @@ def test_the_report_of_2000_steps_is_below_5_megabytes(long_run, tmp_path):
   )
   assert {row['step'] for row in data['completions'][0]['rows']} > {1, 2000}
   assert os.listdir(tmp_path) == ['report.html']
+
+
+def test_of_many_runs_the_report_has_completions_of_each(tmp_path):
+  samples = [(1, [sample('<' * 9000, prompt='<' * 9000)] * 8)]
+  for seed in range(40):
+    write_run(tmp_path / f'{seed}', [{'loss': 1.0}], seed=seed, samples=samples)
+  data = read(tmp_path)
+  assert all(found['rows'] for found in data['completions'])
+  assert 1_000_000 < len(report.page(data | {'made': ''})) < 2_500_000
 
 
 def test_the_file_asks_for_nothing_from_a_network(long_run):

@@ -108,7 +108,8 @@ class Completions {
     const run = this.runs[this.asked.run];
     const rows = this.matching();
     const out = run.steps < run.logged ? ' Of ' + run.logged + ' logged steps, this file holds ' + run.steps + '.' : '';
-    this.note.textContent = rows.length + ' of ' + run.rows.length + ' completions.' + out;
+    const part = run.each ? ' Of a step it holds the first ' + run.each + '.' : '';
+    this.note.textContent = rows.length + ' of ' + run.rows.length + ' completions.' + out + part;
     this.list.replaceChildren(this.asked.side ? this.columns(rows) : this.cards(rows));
   }
 
