@@ -74,7 +74,7 @@ def serve(
   """Serves the page of runs under way until Ctrl-C or SIGTERM.
 
   Args:
-    workdirs: of runs or sweeps.
+    workdirs: see `report_data.read`.
     port: on this machine; 0 takes a free one.
     refresh: seconds between looks at the files.
     group_over: see `report_data.read`.
@@ -191,7 +191,7 @@ def _flags(argv):
   )
   parser.add_argument(
     '--workdir', action='append', required=True,
-    help='Folder of a run or of a sweep; several may be given.',
+    help='Folder of a run, a sweep or an evaluation; several may be given.',
   )  # fmt: skip
   parser.add_argument('--out', default='report.html', help='The file to write.')
   parser.add_argument(

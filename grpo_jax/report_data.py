@@ -68,7 +68,8 @@ class Group:
 def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
   """Workdirs of runs: these, or the runs in them, of a sweep or a recipe.
 
-  Those of a recipe in the order in which they were begun, others by name.
+  Those of a recipe in the order in which they were begun, others by name. Also
+  workdirs in which a model that is no run was evaluated: they have no config.
 
   Raises:
     FileNotFoundError: no such folder, or no run in it.
@@ -78,16 +79,25 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
   for workdir in workdirs:
     cli.refuse_address('workdir', workdir)
     path = pathlib.Path(workdir).expanduser().resolve()
-    inside = path.glob(f'*/{files.CONFIG}')
-    # The folder of a model has a file of that name as well.
-    trials_in = sorted(
-      (p.parent for p in inside if (p.parent / metrics.METRICS).exists()),
+    inside = sorted(
+      (p for p in path.glob('*/') if _is_run(p) or _is_evaluation(p)),
       key=lambda folder: (_begun(folder), folder),
     )
-    if (path / files.CONFIG).exists() or not trials_in:
-      trials_in = [open_run(path).workdir]
-    found += trials_in
+    if (path / files.CONFIG).exists() or not inside:
+      inside = [path if _is_evaluation(path) else open_run(path).workdir]
+    found += inside
   return list(dict.fromkeys(found))
+
+
+def _is_run(folder):
+  # The folder of a model has a file of the config's name as well.
+  return all((folder / n).exists() for n in (files.CONFIG, metrics.METRICS))
+
+
+def _is_evaluation(folder):
+  """Of a model that is no run."""
+  without = not (folder / files.CONFIG).exists()
+  return without and report_tables.is_evaluated(folder)
 
 
 def _begun(folder):
@@ -102,18 +112,20 @@ def read(
   """All that a page shows.
 
   Args:
-    workdirs: of runs or sweeps.
+    workdirs: of runs, sweeps or evaluations.
     group_over: fields of the config in which runs of a group may differ.
-    waiting: whether a report without any step is one.
+    waiting: whether a report without any step or evaluation is one.
 
   Raises:
     FileNotFoundError, ValueError: see `find`; no metrics yet.
   """
   paths = find(workdirs)
   names = _names(paths)
-  runs = [_load(p, n) for p, n in zip(paths, names, strict=True)]
+  named = list(zip(names, paths, strict=True))
+  runs = [_load(p, n) for n, p in named if not _is_evaluation(p)]
   begun = [run for run in runs if run.curves['step'].size]
-  if not begun and not waiting:
+  evaluated = report_tables.evaluations(named)
+  if not begun and not evaluated and not waiting:
     raise ValueError(
       f'{paths[0]}: no metrics yet, the run has not come to its first step; '
       '--live waits for it'
@@ -136,7 +148,7 @@ def read(
     'phases': report_charts.phases(groups),
     'tables': {
       'runs': report_tables.runs(begun) if several else None,
-      'stages': report_tables.stages(report_tables.evaluations(begun)),
+      'stages': report_tables.stages(evaluated),
       'configs': report_tables.configs(groups, group_over),
     },
     'words': list(text_measures.REFLECTIVE),

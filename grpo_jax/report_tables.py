@@ -5,6 +5,7 @@ Each is {'columns': titles, 'rows': lists of strings}, or None.
 
 from collections.abc import Mapping, Sequence
 import json
+import pathlib
 
 from configs import base
 from grpo_jax import begun, cli, files, stage_table
@@ -57,23 +58,30 @@ def stages(rows: Sequence[tuple[str, Mapping]]) -> dict | None:
   return stage_table.shown(rows) if rows else None
 
 
-def evaluations(loaded: Sequence) -> list[tuple[str, dict]]:
-  """Names and measures of the runs' eval.json and the like.
+def evaluations(
+  workdirs: Sequence[tuple[str, pathlib.Path]],
+) -> list[tuple[str, dict]]:
+  """Names and measures of the eval.json and the like in named workdirs.
 
   What else was evaluated (instructions, the win rate) is in the first row of a
-  run.
+  workdir.
   """
   found = []
-  for run in loaded:
-    folder = run.run.workdir
+  for name, folder in workdirs:
     others = sorted(p.name for p in folder.glob('*_eval.json'))
     first = stage_table.measured(folder)
     if first:
-      found.append((run.name, first))
-    for name in others:
-      if name != files.INSTRUCTIONS:
-        found.append((f'{run.name} ({name})', stage_table.read(folder / name)))
+      found.append((name, first))
+    for file in others:
+      if file != files.INSTRUCTIONS:
+        found.append((f'{name} ({file})', stage_table.read(folder / file)))
   return found
+
+
+def is_evaluated(workdir: pathlib.Path) -> bool:
+  """Whether `evaluations` finds any in it."""
+  evaluated = any(workdir.glob('*eval.json'))
+  return evaluated or (workdir / files.WIN_RATE).exists()
 
 
 def configs(groups: Sequence, group_over: Sequence[str]) -> dict | None:

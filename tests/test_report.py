@@ -172,6 +172,25 @@ def test_an_evaluation_is_a_row_of_the_table_of_stages(tmp_path):
   assert report_tables.stages([]) is None
 
 
+def test_an_evaluation_of_a_model_that_is_no_run_is_a_row_too(tmp_path):
+  run = write_run(tmp_path / 'zero', [{'loss': 1.0}])
+  for name, right in (('zero', 0.75), ('base', 0.25)):
+    (tmp_path / name).mkdir(exist_ok=True)
+    (tmp_path / name / 'eval.json').write_text(json.dumps({'pass@1': right}))
+  base = {'columns': ['', 'pass@1'], 'rows': [['base', '25.0%']]}
+  both = base | {'rows': [['base', '25.0%'], ['zero', '75.0%']]}
+  # Named, and in a recipe's folder.
+  for workdirs in ([tmp_path / 'base', run], [tmp_path]):
+    data = read(*workdirs)
+    assert data['tables']['stages'] == both
+    assert [group['name'] for group in data['groups']] == ['zero']
+  # Alone, and by its win rate alone.
+  (tmp_path / 'base/eval.json').rename(tmp_path / 'base/win_rate.json')
+  (tmp_path / 'base/win_rate.json').write_text('{"win_rate": 62.5}')
+  (table,) = read(tmp_path / 'base')['tables']['stages']['rows']
+  assert table == [f'{tmp_path.name}/base', '62.5%']
+
+
 def test_a_metric_that_never_moves_is_told_and_not_drawn(tmp_path):
   steps = [{'reward/mean': i / 5, 'ratio': 1.0} for i in range(5)]
   data = read(write_run(tmp_path / 'r', steps))
@@ -693,6 +712,20 @@ def test_the_filters_of_completions_work(page, html):
     '[...document.querySelectorAll(".columns > div")].map(x => x.innerText)'
   )
   assert [re.match(r'step (\d+)', c)[1] for c in columns] == ['1', '20', '40']
+
+
+def test_a_page_of_an_evaluation_alone_waits_for_no_step(page, tmp_path):
+  (tmp_path / 'eval.json').write_text('{"pass@1": 0.5}')
+  out = tmp_path / 'report.html'
+  assert report.main(['--workdir', str(tmp_path), '--out', str(out)]) == 0
+  page.errors.clear()
+  page.open(out.as_uri())
+  assert page.evaluate('document.querySelector("h1").textContent').endswith(
+    tmp_path.name
+  )
+  text = page.evaluate('document.body.innerText')
+  assert '50.0%' in text and 'Waiting' not in text
+  assert page.errors == []
 
 
 def test_a_missing_reward_is_shown_as_such_and_is_no_zero(page, tmp_path):

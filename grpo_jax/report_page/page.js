@@ -16,8 +16,9 @@ function table(content, kind) {
 
 function renderHeader() {
   const runs = data.groups.flatMap(g => g.runs);
-  const names = data.groups.map(g => g.name).join(', ') || data.waiting.join(', ');
-  $('title').textContent = names.length > 120 ? data.groups.length + ' groups of runs' : names;
+  const evaluated = data.tables.stages ? data.tables.stages.rows.map(r => r[0]) : [];
+  const names = (data.groups.length ? data.groups.map(g => g.name) : data.waiting.length ? data.waiting : evaluated).join(', ');
+  $('title').textContent = names.length > 120 && data.groups.length ? data.groups.length + ' groups of runs' : names;
   document.title = $('title').textContent + ' – grpo_jax report';
   const steps = runs.length > 4 ? [runs.length + ' runs'] : runs.map(r =>
     (runs.length > 1 ? r.name + ': ' : '') + 'step ' + r.step + ' of ' + r.steps);
@@ -63,7 +64,8 @@ function renderWarnings() {
   if (of('clear').length) rest.push(el('p', {class: 'quiet', text: 'Looked for and not found: ' + names('clear')}));
   if (of('unknown').length) rest.push(el('p', {class: 'quiet', text: 'Not looked for, as it is not measured here, or not often enough yet: ' + names('unknown')}));
   if (!data.warnings.length) {
-    $('warnings').replaceChildren(el('p', {text: 'Waiting for the first step.'}));
+    // An evaluation alone waits for none.
+    $('warnings').replaceChildren(...(data.waiting.length ? [el('p', {text: 'Waiting for the first step.'})] : []));
     return;
   }
   const title = found.length ? 'Worth a look' : 'Nothing stands out';
