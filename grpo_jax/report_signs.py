@@ -161,13 +161,21 @@ def zero_variance(s):
 
 
 def truncated(s):
-  late = s.late('length/clipped_share')
+  steps, values = s.known('length/clipped_share')
+  is_early = steps <= s.cfg['sample']['early_steps']
+  some = math.ceil(_END * values.size)
+  # The limit may rise within an end: only steps with the one told count.
+  early = values[:some][is_early[:some] == is_early[0]].mean()
+  late = values[-some:][is_early[-some:] == is_early[-1]].mean()
   if late <= 0.1:
     return None
-  limit = s.cfg['sample']['max_completion_length']
+  fields = ('max_completion_length', 'early_completion_length')
+  first, last = (fields[int(is_early[i])] for i in (0, -1))
+  limits = s.cfg['sample']
+  then = '' if first == last else f', of {limits[first]} tokens'
   return (
-    f'{late:.0%} of completions end at the limit of {limit} tokens '
-    f'(at first {s.early("length/clipped_share"):.0%})'
+    f'{late:.0%} of completions end at the limit of {limits[last]} tokens, '
+    f'sample.{last} (at first {early:.0%}{then})'
   )
 
 

@@ -84,9 +84,8 @@ CHECKS = (
   ),
   Check(
     'Completions are cut at the limit', 'length/clipped_share', look.truncated,
-    'Raise sample.max_completion_length; or filters.mask_truncated, so that '
-    'they are not punished for it, or a soft_overlong reward, so that they '
-    'are, gently.',
+    'Raise that limit; or filters.mask_truncated, so that they are not '
+    'punished for it, or a soft_overlong reward, so that they are, gently.',
   ),
   Check(
     'Longer, and not better', 'length/mean', look.length_bias,

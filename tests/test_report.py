@@ -276,6 +276,28 @@ def test_trouble_is_found_and_told_with_its_numbers(title, numbers, changed):
   assert [n for n in numbers if n not in found[title]] == []
 
 
+@pytest.mark.parametrize(
+  'steps, told',
+  [
+    # The last tenth is early, has both limits, has one.
+    (200, '35% of completions end at the limit of 32 tokens, '
+     'sample.early_completion_length (at first 50%)'),
+    (190, '20% of completions end at the limit of 64 tokens, '
+     'sample.max_completion_length (at first 50%, of 32 tokens)'),
+    (0, '35% of completions end at the limit of 64 tokens, '
+     'sample.max_completion_length (at first 50%)'),
+  ],
+)  # fmt: skip
+def test_what_cuts_completions_is_the_limit_of_their_step(steps, told):
+  cfg = base.get_config()
+  cfg.sample.update(early_steps=steps, early_completion_length=32)
+  step = np.arange(1, 201)
+  share = np.where(step > 190, 0.2, 0.5)
+  curves = {'step': step, 'reward/mean': share, 'length/clipped_share': share}
+  rows = report_warnings.findings(curves, cfg)
+  assert [r['text'] for r in rows if 'cut' in r['title']] == [told]
+
+
 def test_the_first_steps_of_a_run_are_no_verdict():
   assert findings(19, entropy=lambda t: 0.5 * (1 - t)) == {}
   assert findings(20, entropy=lambda t: 0.5 * (1 - t)) != {}
