@@ -80,9 +80,11 @@ def serve(
     group_over: see `report_data.read`.
 
   Raises:
-    FileNotFoundError, ValueError: of the first look.
+    FileNotFoundError, ValueError: of the first look, or no port.
     OSError: the port is taken.
   """
+  if not 0 <= port <= 65535:
+    raise ValueError(f'port {port}: choose a --port of 0 to 65535')
   watched = _Watched(workdirs, refresh, group_over)
   watched.data()
   try:

@@ -17,6 +17,7 @@ import numpy as np
 
 from grpo_jax import (
   cli,
+  config,
   files,
   metrics,
   report_charts,
@@ -117,12 +118,13 @@ def read(
     waiting: whether a report without any step or evaluation is one.
 
   Raises:
-    FileNotFoundError, ValueError: see `find`; no metrics yet.
+    FileNotFoundError, ValueError: see `find`; no metrics yet; no such field.
   """
   paths = find(workdirs)
   names = _names(paths)
   named = list(zip(names, paths, strict=True))
   runs = [_load(p, n) for n, p in named if not _is_evaluation(p)]
+  _refuse_unknown(group_over, runs)
   begun = [run for run in runs if run.curves['step'].size]
   evaluated = report_tables.evaluations(named)
   if not begun and not evaluated and not waiting:
@@ -178,6 +180,13 @@ def _names(paths):
   return [
     str(p.relative_to(above)) if p != above else p.name for p in paths
   ]  # fmt: skip
+
+
+def _refuse_unknown(group_over, runs):
+  # Of two runs one may have a field that the other has not.
+  known = tuple(dict.fromkeys(name for run in runs for name in run.fields))
+  for name in group_over if runs else ():
+    config.one_of('--group_over', name, known)
 
 
 def _groups(runs, group_over):

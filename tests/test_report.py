@@ -590,6 +590,27 @@ def test_a_taken_port_is_told_in_one_line(live, capsys):
   assert f'port {port}' in err and 'another --port' in err
 
 
+@pytest.mark.parametrize(
+  'flags, told',
+  [
+    (['--live', '--port', '99999'], 'port 99999: choose a --port of 0 to'),
+    (['--live', '--port', '-1'], 'port -1: choose a --port of 0 to 65535'),
+    (['--group_over', 'seed,sede'], ', seed, '),
+    (['--group_over', 'seed,sede'], "--group_over='sede' is not one of "),
+    # A section holds fields and is none.
+    (['--group_over', 'optimizer'], "'optimizer' is not one of "),
+  ],
+)  # fmt: skip
+def test_flags_that_mean_nothing_are_refused_in_one_line(
+  tmp_path, capsys, flags, told
+):
+  run = write_run(tmp_path / 'r', [{'loss': 1.0}])
+  out = str(tmp_path / 'report.html')
+  assert report.main(['--workdir', str(run), '--out', out, *flags]) == 2
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and told in err
+
+
 def test_a_live_report_waits_for_the_first_step(tmp_path):
   run = write_run(tmp_path / 'r', [])
   data = read(run, waiting=True)
