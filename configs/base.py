@@ -348,7 +348,7 @@ def get_config() -> ConfigDict:
     every=50,  # steps
     keep_last=2,
     keep_best=1,
-    best_metric='eval/pass@1',
+    best_metric='',  # '': eval/pass@1, of reward models eval/accuracy
   )
   c.log = dict(
     samples_every=10,  # steps between sampled completions in samples.jsonl

@@ -83,4 +83,4 @@ def reward_model(c, kind: str) -> None:
     c.reward_model.update(part='all', min_margin=0.0, balance_lengths='none')
   c.optimizer.update(learning_rate=6e-6, schedule='constant')
   c.eval.every = 50
-  c.checkpoint.update(every=50, keep_last=2, best_metric='eval/accuracy')
+  c.checkpoint.update(every=50, keep_last=2)

@@ -87,6 +87,8 @@ def of_instructions(cfg):
 class Evaluation:
   """The evaluation of a config, to be run on any parameters."""
 
+  measure = 'pass@1'  # of what the best has most
+
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
     validation.of_answers(cfg, 'eval')

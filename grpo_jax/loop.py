@@ -19,7 +19,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from grpo_jax import checkpoints, cli, evaluate, hosts, metrics
+from grpo_jax import (
+  checkpoints,
+  cli,
+  config,
+  evaluate,
+  hosts,
+  metrics,
+  runs,
+)
 from grpo_jax.policy import Policy
 from grpo_jax.structs import TrainState
 from grpo_jax.trainer import Trainer
@@ -108,7 +116,7 @@ class Loop:
       measured=self._measured(),
       keep_last=cfg.checkpoint.keep_last,
       keep_best=cfg.checkpoint.keep_best,
-      best_metric=cfg.checkpoint.best_metric,
+      best_metric=self._best_metric(),
     )
     with hosts.doing('reading the workdir'):
       restored = self.checkpoints.restore(trainer.abstract)
@@ -192,7 +200,7 @@ class Loop:
     cfg = self.cfg
     # A run that begins again has dropped its rows.
     known = self.checkpoints.measured if self.start else {}
-    evaluated = _is_evaluated(known.get(self.start, {}))
+    evaluated = runs.is_evaluated(known.get(self.start, {}))
     if self._evaluates(self.start) and not evaluated:
       self._evaluate(self.start, stopping)
       if leaving := stopping():
@@ -260,13 +268,25 @@ class Loop:
         self.writer.samples(step, outcome.samples)
         self.progress.update(step, row | self.evaluated)
 
+  def _best_metric(self):
+    """What the best checkpoint has most of."""
+    named = self.cfg.checkpoint.best_metric
+    if named or self.evaluation is None:
+      return named
+    return f'eval/{self.evaluation.measure}'
+
   def _measured(self):
     """step -> the row of its evaluation, as far as the run has come."""
     path = self.workdir / metrics.METRICS
     if self.evaluation is None or not path.exists():
       return {}
     rows = metrics.read_rows(path)
-    return {row['step']: row for row in rows if _is_evaluated(row)}
+    # A measure that is not finite is a text in the file.
+    return {
+      row['step']: {k: float(v) for k, v in row.items()}
+      for row in rows
+      if runs.is_evaluated(row)
+    }
 
   def _evaluates(self, step):
     return self.evaluation is not None and step % self.cfg.eval.every == 0
@@ -280,6 +300,9 @@ class Loop:
       return
     scalars = evaluate.scalars(result)
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
+    if self.cfg.checkpoint.keep_best:
+      known = tuple(self.evaluated)
+      config.one_of('checkpoint.best_metric', self._best_metric(), known)
     if self.writer is not None:
       self.writer.write(step, self.evaluated | self.timers.flush())
 
@@ -296,10 +319,6 @@ class Loop:
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},
       )
-
-
-def _is_evaluated(row):
-  return any(name.startswith('eval/') for name in row)
 
 
 def _mean(name, updates):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -54,15 +55,27 @@ class Questions:
         At least `count` must be left. Not of a mixture.
       rounds: draws a step.
     """
-    size = len(self.task)
-    found = self.task.batch(count, seed=self.seed, step=step, rounds=rounds)
+    draw = functools.partial(
+      self.task.batch, count, seed=self.seed, rounds=rounds
+    )
     if not without:
-      return found
-    # Where an epoch ends, one may come twice.
-    kept = [i for i in dict.fromkeys(found.tolist()) if i not in without]
-    others = np.setdiff1d(np.arange(size), [*without, *kept])
-    tasks.random(self.seed, step).shuffle(others)
-    return np.array([*kept, *others[: count - len(kept)]])
+      return draw(step=step)
+    # One list for all draws of the step, so that none asks what another does.
+    first = step - step % rounds
+    kept, asked = [], set(without)
+    for s in range(first, first + rounds):
+      # Where an epoch ends, one may come twice.
+      new = [i for i in dict.fromkeys(draw(step=s).tolist()) if i not in asked]
+      kept.append(new)
+      asked.update(new)
+    others = np.setdiff1d(np.arange(len(self.task)), [*asked])
+    tasks.random(self.seed, first).shuffle(others)
+    own = kept[step - first]
+    begin = sum(count - len(one) for one in kept[: step - first])
+    rest = [*others[begin:], *others[:begin]]
+    # Where too few are left for the step, those of its other draws.
+    rest += sorted(asked - set(without) - set(own))
+    return np.array([*own, *rest[: count - len(own)]])
 
   def read(self, indices: np.ndarray, here: np.ndarray) -> list[Example | None]:
     """Those examples that are `here`, None for others."""

@@ -70,6 +70,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
 class Lesson:
   """The rows of a config: batches to learn from, and what is held out."""
 
+  measure = 'accuracy'  # of what the best has most
+
   def __init__(self, cfg, pol: policy.Policy):
     """Reads the file.
 

@@ -10,6 +10,7 @@ checkpoints/, metrics.jsonl, samples.jsonl and, once evaluated, eval.json.
 Nothing here writes. Every access reads the files anew.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -171,3 +172,8 @@ def reached(workdir: pathlib.Path) -> int:
   except FileNotFoundError:
     return 0
   return int(found[-1]) if found else 0
+
+
+def is_evaluated(row: Mapping[str, Any]) -> bool:
+  """Whether a row of metrics holds an evaluation, or a part of one."""
+  return any(name.startswith('eval/') for name in row)

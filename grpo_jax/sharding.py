@@ -7,7 +7,6 @@ bookkeeping: no numbers change with the mesh beyond fp32 rounding.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import math
 
 import jax
@@ -175,17 +174,6 @@ class Rows:
     tree = jax.tree.map(np.asarray, tree)
     return jax.tree.map(put, tree, self.of(tree))
 
-  def put_agreed(self, tree: PyTree) -> PyTree:
-    """`put`, of rows that several processes may know differently.
-
-    What hangs on a clock, as a verdict that came too late, may not be the same
-    for all that hold a row: that of the device with the lowest id counts.
-    """
-    tree = jax.tree.map(np.asarray, tree)
-    where = self.of(tree)
-    parts = jax.tree.map(_put_of_lowest, tree, where)
-    return _sums_of_copies(tuple(jax.tree.leaves(where)))(parts)
-
   def constrain(self, tree: PyTree) -> PyTree:
     """The same arrays inside a program, kept where they belong."""
     return jax.lax.with_sharding_constraint(tree, self.of(tree))
@@ -197,52 +185,6 @@ def put(x: np.ndarray | np.generic, sharding: NamedSharding) -> Array:
   # Piece by piece, by name: `jax.make_array_from_callback` counts as implicit.
   parts = jax.device_put([x[i] for i in places.values()], list(places))
   return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
-
-
-@functools.lru_cache(maxsize=64)
-def _lowest(sharding, shape):
-  """The device of lowest id that has an element, for each index of `shape`."""
-  found = {}
-  for device, index in sharding.devices_indices_map(shape).items():
-    key = tuple((s.start, s.stop) for s in index)
-    if key not in found or device.id < found[key].id:
-      found[key] = device
-  return frozenset(found.values())
-
-
-def _put_of_lowest(x, sharding):
-  """`put`, but of copies of an element all are zeros but one."""
-  lowest = _lowest(sharding, x.shape)
-  places = sharding.addressable_devices_indices_map(x.shape)
-  pieces = [
-    x[i] if device in lowest else np.zeros_like(x[i])
-    for device, i in places.items()
-  ]
-  parts = jax.device_put(pieces, list(places))
-  return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
-
-
-@functools.lru_cache(maxsize=64)
-def _sums_of_copies(shardings):
-  """A program: arrays by these -> the sum of each element's copies."""
-
-  def summed(x, sharding):
-    used = {a for entry in sharding.spec for a in axes_of(entry)}
-    rest = tuple(a for a in sharding.mesh.axis_names if a not in used)
-    number = x.astype(np.int32) if x.dtype == bool else x
-    return jax.shard_map(
-      lambda part: jax.lax.psum(part, rest),
-      mesh=sharding.mesh,
-      in_specs=sharding.spec,
-      out_specs=sharding.spec,
-      check_vma=False,
-    )(number).astype(x.dtype)
-
-  def fn(tree):
-    leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten(map(summed, leaves, shardings))
-
-  return jax.jit(fn)
 
 
 def here(sharding: NamedSharding, shape: tuple[int, ...]) -> np.ndarray:

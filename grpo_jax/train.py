@@ -27,6 +27,7 @@ from grpo_jax import (
   rollout,
   samplers,
   sharding,
+  shared_rows,
   tasks,
   training,
   validation_rl,
@@ -113,7 +114,9 @@ class Stages:
       rollout.collect,
       append=training.append(pol),
       lengths=bucketed.lengths_of,
-      share=self._share,
+      share=functools.partial(
+        shared_rows.agreed, pol.rows('train'), what='rewards'
+      ),
       texts=functools.partial(
         rollout.read_texts,
         opening=self.questions.opening,
@@ -248,13 +251,6 @@ class Stages:
     s = self.cfg.sample
     early = step < s.early_steps
     return s.early_completion_length if early else s.max_completion_length
-
-  def _share(self, found):
-    """Arrays [Q G] that processes know in parts, as all of them know them."""
-    if not hosts.are_several():
-      return found
-    agreed = self.policy.rows('train').put_agreed(found)
-    return hosts.everywhere(agreed, what='rewards')
 
   def _gather(self, state, step, first):
     """The groups to learn from, and every rollout that was made for them."""

@@ -7,6 +7,7 @@ only the compiler knows, and shapes of the largest step that a config allows.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import pathlib
 import types
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from grpo_jax import (
   config,
   critic,
+  files,
   layout,
   offload,
   policy,
@@ -36,9 +38,9 @@ from launch.program import bytes_of, Program
 def open_policy(cfg, devices) -> Policy:
   """The policy of a config on these devices, without its weights.
 
-  Its sizes are those of the folder `init_from` where there is one, or else of
-  `launch.size`, or those of a fresh model with an alphabet; of its tokenizer
-  only the number of tokens matters.
+  Its sizes are those of the run or folder `init_from` where there is one, or
+  else of `launch.size`, or those of a fresh model with an alphabet; of its
+  tokenizer only the number of tokens matters.
 
   Raises:
     ValueError: neither says how large the model is.
@@ -266,17 +268,31 @@ def _batch(cfg, pol, *, minibatches, slots=0):
 
 
 def _model(cfg):
-  if cfg.tokenizer.alphabet:
+  """As `policy.open_policy`: a start wins over what a fresh one would be."""
+  fresh = cfg.tokenizer.alphabet
+  if fresh and not cfg.init_from:
+    return policy.fresh_model(cfg)
+  if fresh and not cfg.launch.size and _at_hand(cfg.init_from) is None:
+    # A run that is not there yet, of a base with these fields.
     return policy.fresh_model(cfg)
   return _sizes(cfg.init_from, 'size', cfg)
 
 
 def _sizes(source, field, cfg):
-  """Of the folder `source`, or else those that a field of launch names."""
-  try:
-    return hf.read_config(source)
-  except (OSError, ValueError):
-    # Not at hand: the weights may be on the pod only.
-    name = cfg.launch[field]
-    config.one_of(f'launch.{field}', name, tuple(families.SIZES))
+  """Of a run or a folder, or else those that a field of launch names."""
+  found = _at_hand(source)
+  if found is not None:
+    return found
+  # The weights may be on the pod only.
+  name = cfg.launch[field]
+  config.one_of(f'launch.{field}', name, tuple(families.SIZES))
   return families.SIZES[name]
+
+
+def _at_hand(source):
+  for folder in (pathlib.Path(source) / files.MODEL, source):
+    try:
+      return hf.read_config(folder)
+    except (OSError, ValueError):
+      continue
+  return None

@@ -102,7 +102,7 @@ def run(sh, pod, job):
   """Starts the job, and stays with it if asked to."""
   job = bucket.for_workers(job, restarts='--watch' if FLAGS.watch else '')
   if not FLAGS.watch:
-    _launch(sh, pod, job)
+    _launch(sh, pod, job, is_new=_ensure(sh, pod))
     sh.say(f'the job runs on {pod.name}; `logs` follows it, `stop` ends it')
     return
   try:
@@ -219,9 +219,9 @@ def _install(sh, pod):
   queued.ssh(sh, pod, worker.install(path.name, extras=FLAGS.extras))
 
 
-def _launch(sh, pod, job, *, anew=False):
+def _launch(sh, pod, job, *, is_new):
   """Starts the job, unless this very command runs there already."""
-  if not _ensure(sh, pod, anew=anew):
+  if not is_new:
     running = {r.job for r in _reports(sh, pod) if r.state == 'running'}
     if running == {worker.identity(job.argv)}:
       sh.say(f'this job runs on {pod.name} already')
@@ -240,7 +240,9 @@ def _watch(sh, pod, job):
   while True:
     begun = time.monotonic()
     try:
-      _launch(sh, pod, job, anew=anew)
+      is_new = _ensure(sh, pod, anew=anew)
+      anew = False
+      _launch(sh, pod, job, is_new=is_new)
       sh.say(f'watching {pod.name}; Ctrl-C stops watching, not the job')
       _until_end(sh, pod)
       return
@@ -257,7 +259,8 @@ def _watch(sh, pod, job):
       sh.say(f'{error}; starting again in {wait:g} s')
       sh.sleep(wait)
       attempt += 1
-      anew = error.kind == 'preempted'
+      # Deleting what is left of a pod may fail too: it is tried until done.
+      anew = anew or error.kind == 'preempted'
 
 
 def _until_end(sh, pod):
@@ -303,7 +306,12 @@ def _judge(sh, pod, reports):
     raise shell.Failed(
       f'the job on {pod.name} was interrupted ({told})', 'interrupted'
     )
-  saved = _save(sh, pod)
+  try:
+    saved = _save(sh, pod)
+  except shell.Failed as error:
+    # The job has ended all the same, and is not to be started again.
+    sh.say(f'{error}; the logs are not saved')
+    saved = ''
   failed = [one for one in reports if one.code]
   if failed:
     # The others ended because of it.

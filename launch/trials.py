@@ -103,7 +103,7 @@ class Trial:
       return True
     path = run.workdir / metrics.METRICS
     rows = metrics.read_rows(path) if path.exists() else []
-    return any(r['step'] == steps and 'eval/pass@1' in r for r in rows)
+    return any(r['step'] == steps and runs.is_evaluated(r) for r in rows)
 
   def refuse_another(self) -> None:
     """ValueError if the workdir was begun with a config that learns otherwise.

@@ -314,6 +314,22 @@ def test_every_program_of_a_job_can_be_lowered(changes, last):
     flops.count(program.fn, *program.args)
 
 
+def test_the_model_that_is_compiled_is_the_one_that_a_job_would_open(tmp_path):
+  cfg = tiny.get_config()
+  assert cfg.tokenizer.alphabet
+  made = lambda: step_programs.open_policy(cfg, jax.devices()[:1]).model
+  width = cfg.model.embed_dim
+  # A run that is not there yet, of a base with these very fields.
+  cfg.init_from = str(tmp_path / 'base')
+  assert made().embed_dim == width
+  cfg.launch.size = 'qwen2_5_1_5b'
+  assert made().embed_dim == 1536
+  cfg.init_from = str(tiny.run('sft'))
+  assert made().embed_dim == width
+  cfg.init_from = ''
+  assert made().embed_dim == width
+
+
 @pytest.mark.parametrize(
   'changes, longest, expected',
   [

@@ -287,7 +287,7 @@ def test_text_is_cut_as_its_pre_tokenizer_says(pre, text, tokens, tmp_path):
   metadata = {'tokenizer.ggml.pre': pre}
   path = write(tmp_path / 'x.gguf', 'qwen2', metadata=metadata)
   tokenizer = tokenizer_of(path)
-  encoded = tokenizer.encode(text)
+  encoded = tokenizer.encode(text, add_special_tokens=False)
   assert encoded.tokens == tokens
   assert encoded.ids == [TOKENS.index(token) for token in tokens]
   assert tokenizer.decode(encoded.ids, skip_special_tokens=False) == text
@@ -307,6 +307,15 @@ def test_first_token_is_added_only_if_the_file_says_so(tmp_path):
   tokenizer = tokenizer_of(write(tmp_path / 'x', 'qwen2', metadata=says))
   assert tokenizer.encode('ab').tokens == ['<|start|>', 'ab']
   tokenizer = tokenizer_of(write(tmp_path / 'y', 'qwen2'))
+  assert tokenizer.encode('ab').tokens == ['ab']
+
+
+def test_files_of_llama_3_need_not_say_that_a_first_token_is_added(tmp_path):
+  says = {'tokenizer.ggml.pre': 'llama-bpe'}
+  tokenizer = tokenizer_of(write(tmp_path / 'x', 'llama', metadata=says))
+  assert tokenizer.encode('ab').tokens == ['<|start|>', 'ab']
+  says['tokenizer.ggml.add_bos_token'] = False
+  tokenizer = tokenizer_of(write(tmp_path / 'y', 'llama', metadata=says))
   assert tokenizer.encode('ab').tokens == ['ab']
 
 

@@ -530,6 +530,35 @@ def test_a_job_that_fails_by_itself_is_not_started_again(
   assert cloud.verbs()[-1] == 'log'
 
 
+def test_a_job_that_failed_is_not_started_again_as_its_logs_are_not_got(
+  cloud, capsys
+):
+  cloud.states('NONE', 'ACTIVE', 'ACTIVE', 'ACTIVE')
+  cloud.reports('exit 1, exit 75')
+  cloud.answers('awk', err=LOST, code=255)
+  cloud.answers('awk', err=LOST, code=255)
+  assert pod('run', '--watch', *NEW, job=JOB) == 1
+  err = capsys.readouterr().err
+  assert 'the logs are not saved' in err
+  assert 'the job ended with 1 on t1v-w-0 and 1 other workers' in err
+  assert cloud.verbs().count('start') == 1
+
+
+def test_a_pod_whose_deletion_fails_is_deleted_on_the_next_try(cloud):
+  cloud.states(*3 * ['ACTIVE'])
+  cloud.reports('none -')
+  gone = 'TPU is in state "PREEMPTED" and is in an unusable terminal state'
+  cloud.answers('echo "worker', err=gone, code=1)
+  cloud.answers('delete', err='Network is unreachable', code=1)
+  cloud.states(*4 * ['ACTIVE'])
+  cloud.reports('exit 0')
+  cloud.states('ACTIVE')
+  assert pod('run', '--watch', *NEW, job=JOB) == 0
+  assert cloud.verbs()[8:14] == [
+    'describe', 'delete', 'describe', 'delete', 'create', 'describe',
+  ]  # fmt: skip
+
+
 def test_launchers_and_jobs_mean_the_same_status():
   # The launchers need no JAX, so they cannot import it.
   assert worker.LOST == hosts.LOST

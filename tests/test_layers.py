@@ -39,7 +39,7 @@ LAYERS = {
     'report_texts', 'report_warnings', 'keep', 'verified.mixing', 'scorer',
     'batched_rewards', 'grader', 'reward_model', 'pairs', 'win_rate',
     'stage_table', 'recipe', 'points', 'arms', 'reference', 'chat', 'streaming',
-    'bucketed', 'verified.sifting', 'samplers',
+    'bucketed', 'verified.sifting', 'samplers', 'shared_rows',
   ],
 }  # fmt: skip
 

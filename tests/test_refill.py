@@ -174,6 +174,23 @@ def test_retired_examples_are_replaced_by_others():
   np.testing.assert_array_equal(got, again)
 
 
+def test_what_replaces_retired_examples_is_asked_once_a_step():
+  questions, gone = ask(40), {1, 4, 9, 16, 25, 36}
+  for step in range(30):
+    draws = [
+      questions.indices(3 * step + r, 4, without=gone, rounds=3)
+      for r in range(3)
+    ]
+    asked = np.concatenate(draws).tolist()
+    assert len(set(asked)) == 12 and not gone & set(asked)
+  # Where too few are left for that, each draw still asks none twice.
+  few = set(range(34))
+  draws = [
+    questions.indices(r, 4, without=few, rounds=3).tolist() for r in range(3)
+  ]
+  assert all(len(set(one)) == 4 and not few & set(one) for one in draws)
+
+
 def test_the_last_examples_that_are_left_are_all_asked():
   got = ask(10).indices(7, 4, without={0, 2, 4, 6, 8, 9})
   assert sorted(got.tolist()) == [1, 3, 5, 7]

@@ -375,8 +375,10 @@ def test_a_last_evaluation_that_is_missing_is_made_up_for(write, tmp_path):
   rows = folder / 'metrics.jsonl'
   rows.write_text('{"step": 2, "eval/pass@1": 0.5}\n{"step": 4, "loss": 1}\n')
   assert not trial.finished()
-  rows.write_text('{"step": 4, "eval/pass@1": 0.5}\n')
-  assert trial.finished()
+  # Of a reward model it is another measure.
+  for measure in ('pass@1', 'accuracy'):
+    rows.write_text(f'{{"step": 4, "eval/{measure}": 0.5}}\n')
+    assert trial.finished()
 
 
 @pytest.fixture

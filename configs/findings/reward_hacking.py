@@ -101,7 +101,7 @@ def _model(c, *, balanced: bool) -> None:
   c.optimizer.update(learning_rate=5e-4, warmup_steps=20)
   c.updates.update(microbatches=4, length_multiple=8)
   c.eval.every = 50
-  c.checkpoint.update(every=100, best_metric='eval/accuracy')
+  c.checkpoint.every = 100
 
 
 def _rl(c, arm: str) -> None:

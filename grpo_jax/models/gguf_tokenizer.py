@@ -101,7 +101,9 @@ def _build(metadata, ids):
   if _PRE[pre] == _QWEN2:
     tokenizer.normalizer = normalizers.NFC()
   tokenizer.decoder = decoders.ByteLevel()
-  if metadata.get('tokenizer.ggml.add_bos_token', False):
+  # Files of Llama 3 leave it out, and llama.cpp takes it for granted there.
+  wanted = metadata.get('tokenizer.ggml.add_bos_token', _PRE[pre] == _LLAMA3)
+  if wanted and 'bos' in ids:
     bos = tokens[ids['bos']]
     tokenizer.post_processor = processors.TemplateProcessing(
       single=f'{bos} $A', special_tokens=[(bos, ids['bos'])]
