@@ -31,13 +31,21 @@ def key_of(variable: str, *, field: str) -> str:
     field: of the config that names it, for the error.
 
   Raises:
-    ValueError: it is not set.
+    ValueError: it is not set, or nothing that a header can hold.
   """
-  key = os.environ.get(variable, '')
+  # Files and pipes end in a newline.
+  key = os.environ.get(variable, '').strip()
   if variable and not key:
     raise ValueError(
       f"the endpoint's key is not there: set the environment variable "
       f"{variable}, or {field}='' if it needs none"
+    )
+  # Or http.client would say so, with the key in its message.
+  if not (key.isascii() and key.isprintable()):
+    raise ValueError(
+      f'the key in the environment variable {variable} is of {len(key)} '
+      'characters, some of which no header can hold (line breaks, or beyond '
+      'ASCII); set it again'
     )
   return key
 

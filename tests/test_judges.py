@@ -222,6 +222,20 @@ def test_a_missing_key_is_said_at_once(ask, monkeypatch):
     ask(key_from='TEST_JUDGE_KEY')
 
 
+def test_a_key_is_cleaned_and_never_shown(ask, server, monkeypatch):
+  monkeypatch.setenv('TEST_JUDGE_KEY', ' sk-secret\n')
+  ask(key_from='TEST_JUDGE_KEY')(PAIRS[:1])
+  assert server.asked[0]['headers']['Authorization'] == 'Bearer sk-secret'
+  for key in ('sk-\nsecret', 'sk-secret\x7f', 'sk-sécret'):
+    monkeypatch.setenv('TEST_JUDGE_KEY', key)
+    with pytest.raises(ValueError, match='TEST_JUDGE_KEY') as caught:
+      ask(key_from='TEST_JUDGE_KEY')
+    assert 'cret' not in str(caught.value)
+  monkeypatch.setenv('TEST_JUDGE_KEY', '\n')
+  with pytest.raises(ValueError, match='is not there'):
+    ask(key_from='TEST_JUDGE_KEY')
+
+
 def test_nothing_is_paid_for_twice(ask, server):
   first = ask()
   told = first(PAIRS)
