@@ -89,11 +89,13 @@ class Client:
     Raises:
       EndpointError: refused, or no answer after all tries.
     """
-    wait, trouble = self.first_wait, ''
+    wait = pause = self.first_wait
+    trouble = ''
     for attempt in range(self.tries):
       if attempt:
-        time.sleep(wait)
+        time.sleep(pause)
         wait = min(2 * wait, _LONGEST_WAIT)
+      pause = wait
       try:
         found = read(self._once(body))
         if found is not None:
@@ -103,7 +105,8 @@ class Client:
         trouble = f'{error.code} {error.reason}: {_message(error)}'
         if error.code not in _PASSING:
           raise EndpointError(f'{self.address} refused: {trouble}') from None
-        wait = _asked_wait(error.headers, wait)
+        asked = _asked_wait(error.headers)
+        pause = wait if asked is None else asked
       except (
         OSError, http.client.HTTPException, ValueError, LookupError, TypeError
       ) as error:  # fmt: skip
@@ -138,8 +141,11 @@ def _message(error):
   return ' '.join(told.split())[:300]
 
 
-def _asked_wait(headers, wait):
+def _asked_wait(headers):
+  """Seconds that the endpoint asks to wait, None if it does not."""
   try:
-    return min(max(float(headers.get('Retry-After', '')), 0.0), _LONGEST_WAIT)
+    asked = float(headers.get('Retry-After', ''))
   except ValueError:
-    return wait
+    return None
+  # Neither NaN nor a time in the past.
+  return min(asked, _LONGEST_WAIT) if asked >= 0 else None

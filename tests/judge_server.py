@@ -13,12 +13,14 @@ class Server(http.server.ThreadingHTTPServer):
   Attributes:
     asked: bodies of the requests, in order, with their headers.
     answers: of (status, headers, body) to give first, one a request.
+    reply: request -> such an answer, after those.
     logprobs: whether it knows logprobs.
   """
 
   def __init__(self):
     super().__init__(('127.0.0.1', 0), _Handler)
     self.asked, self.answers, self.logprobs = [], [], True
+    self.reply = lambda body: (200, {}, None)
 
   @property
   def url(self):
@@ -62,9 +64,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     body = json.loads(self.rfile.read(length))
     self.server.asked.append({'path': self.path, 'headers': dict(self.headers)}
                              | body)  # fmt: skip
-    status, headers, answer = 200, {}, None
-    if self.server.answers:
-      status, headers, answer = self.server.answers.pop(0)
+    given = self.server.answers
+    status, headers, answer = given.pop(0) if given else self.server.reply(body)
     if answer is None:
       answer = completion(_longer(body), logprobs=self.server.logprobs)
     content = (

@@ -209,6 +209,41 @@ def test_a_refusal_is_not_tried_again(ask, server):
   assert len(server.asked) == 1
 
 
+BROKEN = [
+  {'error': {'message': 'overloaded', 'code': 502}},
+  {'choices': []},
+  {'choices': [None]},
+  [1],
+  None,
+  {'choices': [{'message': 3}]},
+]
+
+
+LISTED = [{'token': 'm', 'logprob': -0.1}]
+
+
+@pytest.mark.parametrize(
+  'asked, waits',
+  [
+    (('0', None, None), [0.0, 2.0, 4.0]),
+    (('nan', '-5', None), [1.0, 2.0, 4.0]),
+    (('inf', '7', 'Tue, 01 Jan 2030 00:00:00 GMT'), [60.0, 7.0, 4.0]),
+  ],
+)
+def test_a_wait_that_is_asked_for_changes_no_later_one(
+  asked, waits, server, monkeypatch
+):
+  slept = []
+  monkeypatch.setattr(chat_client.time, 'sleep', slept.append)
+  server.answers = [
+    (429, {} if told is None else {'Retry-After': told}, {}) for told in asked
+  ]
+  server.reply = lambda body: (200, {}, {'choices': []})
+  client = chat_client.Client(server.url, '', timeout=5.0, tries=4)
+  assert client.post({}) == {'choices': []}
+  assert slept == waits
+
+
 def test_an_endpoint_that_is_not_there_is_named(tmp_path, ask):
   judge = ask(orders='random', tries=2)
   judge.client.url = 'http://127.0.0.1:9/v1'
