@@ -318,9 +318,17 @@ def test_shares_are_of_the_whole_set():
     ('correct', None),
     ('[1]', None),
     ('{"verdict": ', None),
+    (r'{"analysis": "so \(x=2\)", "verdict": "correct"}', 1.0),
+    ('{"analysis": "a\n\tb", "verdict": "incorrect"}', 0.0),
+    ('<think>{1,2}</think>{"verdict": "correct"}', 1.0),
+    ('{"verdict" : "INCORRECT"}, as {1,2} is not {2}', 0.0),
+    ('<think>"verdict": "incorrect"}</think>{x} {"verdict": "correct"}', 1.0),
+    ('<think>{"verdict": "incorrect"}', None),
+    ('I use {"a": "", "verdict": "correct" or "incorrect"}', None),
+    ('{"verdict": "correct"', 1.0),
   ],
 )
-def test_a_verdict_is_read_from_json_alone(reply, wanted):
+def test_a_verdict_is_read_from_json_and_what_is_nearly_so(reply, wanted):
   assert verify.verdict(reply) == wanted
 
 

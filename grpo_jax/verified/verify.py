@@ -35,6 +35,10 @@ Ignore differences of form. Reply with JSON and nothing else:
 
 _FIELD = re.compile(r'\{(question|reference|answer)\}')
 _JSON = re.compile(r'\{.*\}', re.DOTALL)
+# Not in what asks for either: "verdict": "correct" or "incorrect".
+_VERDICT = re.compile(
+  r'"verdict"\s*:\s*"(correct|incorrect)"(?=\s*(?:[,}]|\Z))', re.IGNORECASE
+)
 
 
 def none() -> Callable | None:
@@ -107,13 +111,20 @@ def endpoint(
 
 
 def verdict(reply: str) -> float | None:
-  """1.0 for correct, 0.0 for incorrect, None for anything else."""
-  found = _JSON.search(reply)
-  try:
-    told = json.loads(found.group())['verdict'] if found else None
-  except (ValueError, KeyError, TypeError, RecursionError):
+  """1.0 for correct, 0.0 for incorrect, None for anything else.
+
+  JSON after the thought is read, or else the last "verdict": "..." there is:
+  models write TeX into strings, and braces around the JSON.
+  """
+  _, closed, told = reply.rpartition(text.END_THINK)
+  if not closed and reply.lstrip().startswith(text.THINK):
     return None
-  return {'correct': 1.0, 'incorrect': 0.0}.get(str(told).strip().lower())
+  found = _JSON.search(told)
+  try:
+    given = json.loads(found.group(), strict=False)['verdict']
+  except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+    given = next(iter(_VERDICT.findall(told)[-1:]), None)
+  return {'correct': 1.0, 'incorrect': 0.0}.get(str(given).strip().lower())
 
 
 def _read(answer) -> float | None:
