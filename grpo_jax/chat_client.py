@@ -10,9 +10,18 @@ from typing import Any
 import urllib.error
 import urllib.request
 
+# Requests that tell enough: where none of so many is answered, it is the
+# endpoint or how it is asked, and not what one of them says.
+ENOUGH = 32
 _LONGEST_WAIT = 60.0
 # Worth another try: too many requests, timeouts, a server's own troubles.
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+# Of what one request says: a filter of contents, a context that is too long.
+_OF_REQUEST = (400, 413, 422)
+# What a reader may raise on an answer that is not as it should be.
+_UNREADABLE = (
+  ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+)  # fmt: skip
 
 
 class EndpointError(ValueError):
@@ -20,7 +29,11 @@ class EndpointError(ValueError):
 
 
 class Unanswered(EndpointError):
-  """No answer that could be read after all tries."""
+  """No answer after all tries."""
+
+
+class RequestError(EndpointError):
+  """This request has no answer that can be read; others may have."""
 
 
 def key_of(variable: str, *, field: str) -> str:
@@ -84,34 +97,39 @@ class Client:
 
     Args:
       body: of the request.
-      read: None for an answer that it cannot read, as good as none.
+      read: None, or an error, for an answer that it cannot read; that is
+        tried again.
 
     Raises:
-      EndpointError: refused, or no answer after all tries.
+      Unanswered: no answer after all tries.
+      RequestError: this one was refused, or its answer could not be read.
+      EndpointError: any would be refused.
     """
     wait = pause = self.first_wait
-    trouble = ''
+    kind, trouble = Unanswered, ''
     for attempt in range(self.tries):
       if attempt:
         time.sleep(pause)
         wait = min(2 * wait, _LONGEST_WAIT)
       pause = wait
       try:
-        found = read(self._once(body))
-        if found is not None:
-          return found
-        trouble = 'an answer that could not be read'
+        answer = self._once(body)
       except urllib.error.HTTPError as error:
         trouble = f'{error.code} {error.reason}: {_message(error)}'
         if error.code not in _PASSING:
-          raise EndpointError(f'{self.address} refused: {trouble}') from None
-        asked = _asked_wait(error.headers)
+          kind = RequestError if error.code in _OF_REQUEST else EndpointError
+          raise kind(f'{self.address} refused: {trouble}') from None
+        kind, asked = Unanswered, _asked_wait(error.headers)
         pause = wait if asked is None else asked
-      except (
-        OSError, http.client.HTTPException, ValueError, LookupError, TypeError
-      ) as error:  # fmt: skip
-        trouble = f'{type(error).__name__}: {error}'
-    raise Unanswered(
+      except (OSError, http.client.HTTPException, ValueError) as error:
+        kind, trouble = Unanswered, f'{type(error).__name__}: {error}'
+      else:
+        found = _try(read, answer)
+        if found is not None:
+          return found
+        kind = RequestError
+        trouble = f'an answer that could not be read: {_told(answer)}'
+    raise kind(
       f'{self.address} gave no answer in {self.tries} tries, the last: '
       f'{trouble}'
     )
@@ -129,16 +147,45 @@ class Client:
       return json.load(answer)
 
 
+def written(choice: Mapping[str, Any]) -> str:
+  """What a choice of an answer says; some servers give it in parts."""
+  content = (choice.get('message') or {}).get('content') or ''
+  if isinstance(content, str):
+    return content
+  return ''.join(part.get('text') or '' for part in content)
+
+
+def _try(read, answer):
+  try:
+    return read(answer)
+  except _UNREADABLE:
+    return None
+
+
 def _message(error):
   """What the endpoint says is wrong, in one line."""
-  told = ''
   try:
-    told = error.read().decode('utf-8', 'replace')
-    found = json.loads(told)['error']
-    told = found['message'] if isinstance(found, dict) else str(found)
-  except (OSError, ValueError, KeyError, TypeError):
-    pass
-  return ' '.join(told.split())[:300]
+    content = error.read().decode('utf-8', 'replace')
+  except (OSError, http.client.HTTPException):
+    return ''
+  try:
+    return _told(json.loads(content))
+  except ValueError:
+    return _line(content)
+
+
+def _told(answer):
+  """The error of an answer, or else all of it, in one line."""
+  found = answer.get('error') if isinstance(answer, dict) else None
+  if isinstance(found, dict) and isinstance(found.get('message'), str):
+    found = found['message']
+  if isinstance(found, str):
+    return _line(found)
+  return _line(json.dumps(found if found else answer))
+
+
+def _line(text):
+  return ' '.join(text.split())[:300]
 
 
 def _asked_wait(headers):

@@ -58,6 +58,11 @@ def completion(first: float | None, *, logprobs: bool) -> dict:
   return {'choices': [choice], 'usage': usage}
 
 
+def filtered(status: int = 400) -> tuple:
+  """The answer of an endpoint to what it will not read."""
+  return (status, {}, {'error': {'message': 'content filter'}})
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
   def do_POST(self):
     length = int(self.headers['Content-Length'])

@@ -10,6 +10,7 @@ import pytest
 from grpo_jax import chat_client
 from grpo_jax.alpaca import endpoint, judge_prompt, judges
 from grpo_jax.alpaca.judges import Pair
+from grpo_jax.rewards import fault_counts
 
 PAIRS = [Pair('a', 'short', 'much longer'), Pair('b', 'long enough', 'no')]
 
@@ -209,6 +210,42 @@ def test_a_refusal_is_not_tried_again(ask, server):
   assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+  'body', [{'error': {'message': None}}, {'error': [1]}, [2], None]
+)
+def test_a_refusal_without_a_reason_is_a_refusal(body, ask, server):
+  server.answers = [(403, {}, json.dumps(body).encode())]
+  with pytest.raises(chat_client.EndpointError, match='refused: 403 Forbidden'):
+    ask(orders='random', parallel=1)(PAIRS[:1])
+
+
+@pytest.mark.parametrize('status', [400, 413, 422])
+def test_a_request_that_is_refused_leaves_its_pair_unknown(
+  status, ask, server, tmp_path
+):
+  server.answers = [(200, {}, None), judge_server.filtered(status)]
+  judge = ask(parallel=1)
+  found = judge(PAIRS)
+  assert np.isnan(found[0]) and found[1] == pytest.approx(0.2)
+  assert (judge.cost.requests, judge.cost.refused) == (3, 1)
+  assert len(server.asked) == 4  # not tried again
+  assert any('content filter' in m for m in fault_counts.told('win_rate/'))
+  # Nothing was paid for: it is asked again with the next command.
+  np.testing.assert_allclose(ask()(PAIRS), [0.8, 0.2])
+  assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize('count', [2, 1000])
+def test_an_endpoint_that_refuses_all_ends_with_its_reason(count, ask, server):
+  server.reply = lambda body: judge_server.filtered()
+  pairs = [Pair(str(i), 'x', 'longer') for i in range(count)]
+  with pytest.raises(
+    chat_client.EndpointError, match='none of .* refused: 400 .*content filter'
+  ):
+    ask()(pairs)
+  assert len(server.asked) <= 40
+
+
 BROKEN = [
   {'error': {'message': 'overloaded', 'code': 502}},
   {'choices': []},
@@ -219,7 +256,52 @@ BROKEN = [
 ]
 
 
+@pytest.mark.parametrize('answer', BROKEN)
+def test_an_answer_without_a_choice_is_asked_for_again(
+  answer, ask, server, tmp_path
+):
+  content = json.dumps(answer).encode()
+  server.answers = [(200, {}, content)] * 2
+  judge = ask(orders='random', parallel=1)
+  np.testing.assert_allclose(judge(PAIRS[:1]), [0.8])
+  assert (judge.cost.requests, len(server.asked)) == (1, 3)
+  server.answers = [(200, {}, content)] * 3
+  found = judge(PAIRS[::-1])
+  assert np.isnan(found[0]) and found[1] == pytest.approx(0.8)
+  assert len((tmp_path / 'cache.jsonl').read_text().splitlines()) == 1
+
+
+def test_errors_that_an_older_cache_holds_as_answers_are_asked_again(
+  ask, server, tmp_path
+):
+  ask(orders='random')(PAIRS[:1])
+  cache = tmp_path / 'cache.jsonl'
+  row = json.loads(cache.read_text())
+  cache.write_text(
+    json.dumps(row | dict(first=None, tokens_in=0, tokens_out=0))
+  )
+  np.testing.assert_allclose(ask(orders='random')(PAIRS[:1]), [0.8])
+
+
 LISTED = [{'token': 'm', 'logprob': -0.1}]
+
+
+@pytest.mark.parametrize(
+  'choice, usage, first',
+  [
+    ({'logprobs': {'content': [{'top_logprobs': []}]}}, {}, 1.0),
+    ({'logprobs': {'content': [{'top_logprobs': None}]}}, {}, 1.0),
+    ({'logprobs': {'content': [{'token': 'm'}]}}, {}, 1.0),
+    ({'logprobs': {'content': [{'top_logprobs': LISTED}]}}, None, 1.0),
+    ({'message': {'content': [{'type': 'text', 'text': 'M'}]}}, {}, 0.0),
+    ({'message': {'content': None}}, {}, None),
+    ({'message': None}, {'prompt_tokens': None}, None),
+  ],
+)
+def test_answers_of_many_servers_are_read(choice, usage, first):
+  choice = {'message': {'content': 'm'}} | choice
+  found = endpoint.read_answer({'choices': [choice], 'usage': usage})
+  assert found == {'first': first, 'tokens_in': 0, 'tokens_out': 0}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from grpo_jax import rewards
-from grpo_jax.rewards import Completion
+from grpo_jax.rewards import Completion, fault_counts
 from grpo_jax.tasks import Example, Task
 from grpo_jax.verified import (
   filters,
@@ -377,6 +377,10 @@ def test_an_endpoint_judges_the_answer_by_the_reference(server):
   assert len(asked) == 6
   # Nothing is asked of an open thought.
   assert judge('<think>Ada', example) == 0.0
+  # Of this answer alone.
+  replies[:] = [400, 413, 422]
+  assert [judge('Ada', example) for _ in range(3)] == [None] * 3
+  assert not replies and len(fault_counts.told('judge/refused')) == 1
   replies[:] = [401]
   with pytest.raises(ValueError, match='refused: 401'):
     judge('Ada', example)

@@ -21,14 +21,19 @@ import numpy as np
 from grpo_jax import chat_client
 from grpo_jax.alpaca import judge_prompt
 from grpo_jax.alpaca.judges import Pair
+from grpo_jax.rewards.fault_counts import record
 
 
 @dataclasses.dataclass
 class Cost:
-  """What has been asked; tokens as the endpoint counts them."""
+  """What has been asked; tokens as the endpoint counts them.
+
+  `refused` had no answer that could be read, and are asked again next time.
+  """
 
   requests: int = 0
   cached: int = 0
+  refused: int = 0
   tokens_in: int = 0
   tokens_out: int = 0
 
@@ -80,15 +85,16 @@ class Endpoint:
     self.client = chat_client.Client(
       url, key, timeout=timeout, tries=tries, first_wait=first_wait
     )
-    self.lock, self.cache = threading.Lock(), cache
+    self.lock, self.cache, self.refusal = threading.Lock(), cache, ''
     self.known = _read_cache(cache)
 
   def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:
     """[n] preferences for the outputs.
 
     Raises:
-      chat_client.EndpointError: refused, or no answer after all tries. What was
-        answered before is in the cache: the same command goes on from there.
+      chat_client.EndpointError: refused whatever is asked, or no answer after
+        all tries. What was answered before is in the cache: the same command
+        goes on from there.
     """
     questions = [
       (i, reference_first)
@@ -102,6 +108,7 @@ class Endpoint:
       except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    self._need_answers(1)
     found = [[] for _ in pairs]
     for (i, _), preference in zip(questions, told, strict=True):
       found[i].append(preference)
@@ -119,22 +126,41 @@ class Endpoint:
       row = self.known.get(key)
       self.cost.cached += row is not None
     if row is None:
-      row = {'key': key, **read_answer(self._answer(body))}
+      row = self._answer(body)
+      if row is None:
+        return math.nan
       with self.lock:
-        self._keep(row)
+        self._keep({'key': key, **row})
     first = row['first']
     if first is None:
       return math.nan
     return 1 - first if reference_first else first
 
   def _answer(self, body):
+    """As of `read_answer`; None for a request that is refused by itself."""
     try:
-      return self.client.post(body)
+      return self.client.post(body, read=read_answer)
+    except chat_client.RequestError as error:
+      record('win_rate/refused', str(error))
+      with self.lock:
+        self.cost.refused += 1
+        self.refusal = str(error)
+      self._need_answers(chat_client.ENOUGH)
+      return None
     except chat_client.Unanswered as error:
       raise chat_client.Unanswered(
         f'{error}; start the same command again later, what was answered is '
         'kept'
       ) from None
+
+  def _need_answers(self, least):
+    """EndpointError where so many were refused, and no other was not."""
+    cost = self.cost
+    if cost.refused >= least and not cost.requests + cost.cached:
+      raise chat_client.EndpointError(
+        f'none of {cost.refused} requests had an answer, the last: '
+        f'{self.refusal}'
+      )
 
   def _body(self, instruction, first, second):
     body = {
@@ -165,33 +191,40 @@ def _orders(pair, orders):
   return (digest[0] % 2 == 0,)
 
 
-def read_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
-  """{'first': preference for the answer shown first or None, tokens}."""
-  usage = answer.get('usage') or {}
-  choice = (answer.get('choices') or [{}])[0]
+def read_answer(answer: Mapping[str, Any]) -> dict[str, Any] | None:
+  """{'first': preference for the answer shown first or None, tokens}.
+
+  None for an answer without a choice, as some servers tell of errors. Raises
+  what it may on one of another form: see `chat_client.Client.post`.
+  """
+  choices, usage = answer.get('choices'), answer.get('usage') or {}
+  if not choices:
+    return None
   return {
-    'first': _first_preferred(choice),
-    'tokens_in': int(usage.get('prompt_tokens', 0)),
-    'tokens_out': int(usage.get('completion_tokens', 0)),
+    'first': _first_preferred(choices[0]),
+    'tokens_in': int(usage.get('prompt_tokens') or 0),
+    'tokens_out': int(usage.get('completion_tokens') or 0),
   }
 
 
 def _first_preferred(choice):
   """P(m) / (P(m) + P(M)) of the first token, or by what is written."""
-  content = (choice.get('logprobs') or {}).get('content') or []
-  if content:
-    top = {t['token']: t['logprob'] for t in content[0]['top_logprobs']}
+  listed = (choice.get('logprobs') or {}).get('content') or [{}]
+  top = {t['token']: t['logprob'] for t in listed[0].get('top_logprobs') or []}
+  if top:
     known = [top[name] for name in ('m', 'M') if name in top]
     if not known:
       return None
     both = float(np.logaddexp.reduce(known))
     return math.exp(top.get('m', -math.inf) - both)
-  written = ((choice.get('message') or {}).get('content') or '').strip()
-  return {'m': 1.0, 'M': 0.0}.get(written)
+  return {'m': 1.0, 'M': 0.0}.get(chat_client.written(choice).strip())
 
 
 def _read_cache(path):
-  """key -> row. A line that was cut when a process was killed is ended."""
+  """key -> row. A line that was cut when a process was killed is ended.
+
+  What cost no tokens and prefers neither was an error, kept by mistake before.
+  """
   if not path.exists():
     return {}
   content, known = path.read_text(encoding='utf-8'), {}
@@ -203,5 +236,6 @@ def _read_cache(path):
       row = json.loads(line)
     except ValueError:
       continue
-    known[row['key']] = row
+    if row['first'] is not None or row['tokens_in'] or row['tokens_out']:
+      known[row['key']] = row
   return known

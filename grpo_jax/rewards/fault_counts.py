@@ -9,6 +9,7 @@ import logging
 import threading
 
 _counts: collections.Counter = collections.Counter()
+_first: dict[str, str] = {}  # name -> message
 _lock = threading.Lock()
 
 
@@ -17,6 +18,8 @@ def record(name: str, message: str, *, level: int = logging.WARNING):
   with _lock:
     _counts[name] += 1
     first = _counts[name] == 1
+    if first:
+      _first[name] = message
   if first:
     logging.getLogger(__name__).log(level, '%s: %s', name, message)
 
@@ -35,3 +38,9 @@ def faults() -> collections.Counter:
   """Faults so far in this process: {'correct/raised': 3, ...}."""
   with _lock:
     return collections.Counter(_counts)
+
+
+def told(prefix: str) -> list[str]:
+  """The first message of each fault so far whose name begins so."""
+  with _lock:
+    return [m for name, m in _first.items() if name.startswith(prefix)]

@@ -71,7 +71,9 @@ def endpoint(
     url: up to '/v1', without '/chat/completions'.
     model: as the server calls it.
     key_from: environment variable of the key; '' sends none.
-    tries: requests until there is a verdict. After the last there is none.
+    tries: requests until there is a verdict. After the last there is none, nor
+      where the server refuses what is asked (a filter of contents, a context
+      that is too long).
     first_wait: seconds before the second; doubles with each.
     timeout: seconds that one may take.
   """
@@ -103,9 +105,11 @@ def endpoint(
     }
     try:
       return client.post(body, read=_read)
+    except chat_client.RequestError as error:
+      record('judge/refused', str(error))
     except chat_client.Unanswered as error:
       record('judge/failed', str(error))
-      return None
+    return None
 
   return judge
 
@@ -128,7 +132,7 @@ def verdict(reply: str) -> float | None:
 
 
 def _read(answer) -> float | None:
-  reply = answer['choices'][0]['message']['content']
+  reply = chat_client.written(answer['choices'][0])
   found = verdict(reply)
   if found is None:
     record('judge/unread', reply[:200])
