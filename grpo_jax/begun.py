@@ -11,6 +11,9 @@ from typing import Any
 # is found: where it runs and what is kept of it. Each tool has its own besides.
 FREE = (
   'chat', 'checkpoint', 'cpu_devices', 'launch', 'log', 'mesh', 'rules',
+  # Where a judge is and how it is asked, not which it is.
+  'keep.judge.url', 'keep.judge.key_from', 'keep.judge.tries',
+  'keep.judge.first_wait', 'keep.judge.timeout',
 )  # fmt: skip
 # A run that learns: it may go on for longer, and other jobs have their say.
 FREE_OF_RUNS = (
@@ -31,7 +34,8 @@ def changed(
   return sorted(
     name
     for name in {**old, **new}
-    if name.split('.')[0] not in free and old.get(name) != new.get(name)
+    if not {name, name.split('.')[0]} & {*free}
+    and old.get(name) != new.get(name)
   )
 
 

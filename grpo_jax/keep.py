@@ -61,8 +61,8 @@ def run(cfg, folder: pathlib.Path) -> None:
     path, under_way = folder / record_set.CARD, folder / 'progress'
     whole = path.exists()
     if whole:
-      there = cli.flat(_card(path)['settings'])
-      begun.refuse_other(folder, there, cli.flat(settings), flag='out')
+      there, here = cli.flat(_card(path)['settings']), cli.flat(settings)
+      begun.refuse_other(folder, there, here, free=begun.FREE, flag='out')
     else:
       done = progress.Progress(under_way, _of_rows(settings))
       _sample(cfg, pol, params, ask, sifter, done)

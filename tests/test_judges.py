@@ -1,5 +1,6 @@
 """Judges: scores, functions, and an endpoint on this machine."""
 
+import hashlib
 import json
 import math
 
@@ -302,6 +303,29 @@ def test_answers_of_many_servers_are_read(choice, usage, first):
   choice = {'message': {'content': 'm'}} | choice
   found = endpoint.read_answer({'choices': [choice], 'usage': usage})
   assert found == {'first': first, 'tokens_in': 0, 'tokens_out': 0}
+
+
+def test_a_judge_that_moved_is_not_paid_again(ask, server, tmp_path):
+  ask()(PAIRS)
+  with judge_server.running() as other:
+    moved = ask()
+    moved.client.url = other.url
+    np.testing.assert_allclose(moved(PAIRS), [0.8, 0.2])
+    assert other.asked == []
+
+
+def test_a_cache_with_addresses_in_its_keys_is_read(ask, server, tmp_path):
+  ask(orders='random')(PAIRS[:1])
+  body = {
+    k: v for k, v in server.asked[0].items() if k not in ('path', 'headers')
+  }
+  asked = f'{server.url}/chat/completions {json.dumps(body, sort_keys=True)}'
+  cache = tmp_path / 'cache.jsonl'
+  row = json.loads(cache.read_text())
+  row['key'] = hashlib.sha256(asked.encode()).hexdigest()
+  cache.write_text(json.dumps(row) + '\n')
+  ask(orders='random')(PAIRS[:1])
+  assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,11 @@ class Endpoint:
     """The preference for the output, of one order."""
     shown = (pair.reference, pair.output)
     body = self._body(pair.instruction, *shown[:: 1 if reference_first else -1])
+    # Whoever serves the model. Caches of before have the address in the key.
     content = json.dumps(body, sort_keys=True)
-    asked = f'{self.client.address} {content}'
-    key = hashlib.sha256(asked.encode()).hexdigest()
+    key, old = map(_digest, (content, f'{self.client.address} {content}'))
     with self.lock:
-      row = self.known.get(key)
+      row = self.known.get(key, self.known.get(old))
       self.cost.cached += row is not None
     if row is None:
       row = self._answer(body)
@@ -218,6 +218,10 @@ def _first_preferred(choice):
     both = float(np.logaddexp.reduce(known))
     return math.exp(top.get('m', -math.inf) - both)
   return {'m': 1.0, 'M': 0.0}.get(chat_client.written(choice).strip())
+
+
+def _digest(content):
+  return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read_cache(path):

@@ -37,7 +37,7 @@ class Progress:
       settings = files.plain(settings)
       if path.exists():
         there = json.loads(path.read_text('utf-8'))
-        begun.refuse_other(folder, there, settings, flag='out')
+        begun.refuse_other(folder, there, settings, free=begun.FREE, flag='out')
       else:
         files.write(path, json.dumps(settings))
       whole = {p for block in self._blocks() for p in block}
