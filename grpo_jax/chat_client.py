@@ -74,6 +74,8 @@ class Client:
     tries: requests for an answer, with waits of `first_wait`, twice that, ...
       seconds between them, or as long as the endpoint asks for.
     first_wait: seconds.
+    unanswered: requests, the last in a row, that had no answer at all. Threads
+      may ask: it is about that many.
   """
 
   url: str
@@ -81,6 +83,7 @@ class Client:
   timeout: float
   tries: int
   first_wait: float = 1.0
+  unanswered: int = 0
 
   @property
   def address(self) -> str:
@@ -117,6 +120,7 @@ class Client:
       except urllib.error.HTTPError as error:
         trouble = f'{error.code} {error.reason}: {_message(error)}'
         if error.code not in _PASSING:
+          self.unanswered = 0
           kind = RequestError if error.code in _OF_REQUEST else EndpointError
           raise kind(f'{self.address} refused: {trouble}') from None
         kind, asked = Unanswered, _asked_wait(error.headers)
@@ -124,11 +128,13 @@ class Client:
       except (OSError, http.client.HTTPException, ValueError) as error:
         kind, trouble = Unanswered, f'{type(error).__name__}: {error}'
       else:
+        self.unanswered = 0
         found = _try(read, answer)
         if found is not None:
           return found
         kind = RequestError
         trouble = f'an answer that could not be read: {_told(answer)}'
+    self.unanswered += kind is Unanswered
     raise kind(
       f'{self.address} gave no answer in {self.tries} tries, the last: '
       f'{trouble}'

@@ -83,6 +83,8 @@ def _sample(cfg, pol, params, ask, sifter, done):
   chooser = selection.Chooser(source=_source(cfg), limit=k.limit)
   if k.limit:
     chooser.count(done.rows(total))
+  if sifter.judge is not None:
+    sifter.asked['verdicts'] += _any_verdict(ask.task, order, sifter, done)
   # A prompt's samples stay together: one process judges all of them.
   answerer = answers.of_section(
     pol.for_groups_of(1), ask, cfg, 'keep', count=total
@@ -115,6 +117,9 @@ def _sample(cfg, pol, params, ask, sifter, done):
         [completions[q] for q in own],
         [examples[q] for q in own],
       )
+      if sifter.judge is not None:
+        counts = hosts.total(sifter.asked, what='counting verdicts')
+        sifting.refuse_silence(counts, whole=end == total)
       done.write(start, end, found, jax.process_index())
       hosts.wait_for_all(f'prompts {start} to {end}')
       if k.limit:
@@ -126,6 +131,14 @@ def _sample(cfg, pol, params, ask, sifter, done):
           'from there',
           number,
         )
+
+
+def _any_verdict(task, order, sifter, done) -> bool:
+  """Whether the judge had one before this process began."""
+  return any(
+    row['judged'] and sifter.judges(task.example(order[row['index']]))
+    for row in done.rows(len(order))
+  )
 
 
 def _write(cfg, folder, done, mixed, count, settings):

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from grpo_jax import rewards
+from grpo_jax import chat_client, rewards
 from grpo_jax.rewards import Completion, fault_counts
 from grpo_jax.tasks import Example, Task
 from grpo_jax.verified import (
@@ -383,6 +383,17 @@ def test_an_endpoint_judges_the_answer_by_the_reference(server):
   assert not replies and len(fault_counts.told('judge/refused')) == 1
   replies[:] = [401]
   with pytest.raises(ValueError, match='refused: 401'):
+    judge('Ada', example)
+
+
+def test_an_endpoint_that_is_gone_ends_the_judging(server):
+  url, asked, replies = server
+  judge = verify.endpoint(url=url, model='m', key_from='', tries=1)
+  example = Example('Who?', 'Ada')
+  replies[:] = [503] * 31 + [400] + [503] * 32
+  told = [judge('Ada', example) for _ in range(63)]
+  assert told == [None] * 63
+  with pytest.raises(chat_client.Unanswered, match='503.*32 requests in a row'):
     judge('Ada', example)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 import types
 
+import judge_server
 import numpy as np
 import pytest
 import tiny
@@ -284,8 +285,67 @@ def test_a_judge_decides_in_place_of_the_reward():
   assert row['dropped'] == {'wrong': 1, 'unjudged': 1, 'rewrite': 1}
   [kept] = row['kept']
   assert kept['completion'] == '!Ada' and kept['tokens'] == 5
+  # Nothing is asked about an empty answer; no verdict ends nothing here.
+  [row] = rows(['?', '', 'Bob?'])
+  assert row['dropped'] == {'unjudged': 2, 'wrong': 1}
+  assert sifter.asked == {'prompts': 2, 'answers': 6, 'verdicts': 3}
+
+
+def test_a_judge_is_refused_once_it_was_asked_enough_in_vain():
+  refuse = sifting.refuse_silence
+  for asked in ((0, 0, 0), (4, 31, 0), (3, 300, 0), (9, 300, 1)):
+    refuse(
+      dict(zip(('prompts', 'answers', 'verdicts'), asked, strict=True)),
+      whole=False,
+    )
+  refuse(dict(prompts=0, answers=0, verdicts=0), whole=True)
+  with pytest.raises(ValueError, match='no verdict on any of 32 answers'):
+    refuse(dict(prompts=4, answers=32, verdicts=0), whole=False)
   with pytest.raises(ValueError, match='no verdict on any of 2 answers'):
-    rows(['?', 'Bob?'])
+    refuse(dict(prompts=1, answers=2, verdicts=0), whole=True)
+
+
+def test_a_set_goes_on_with_a_judge_that_moved_and_has_no_verdicts(
+  config, tmp_path
+):
+  few = ('--config.keep.batch_prompts=1', '--config.keep.samples=8')
+  too_many = (
+    "--config.keep.mix=({'source': 'few', 'count': 30, 'task': {'name': "
+    "'arithmetic', 'split': 'test', 'size': 30, 'min_ops': 1, 'max_ops': 1}},)"
+  )
+
+  def asked(server, prompts, *more, out='set'):
+    judge = (
+      f"--config.keep.judge={{'name': 'endpoint', 'url': {server.url!r}, "
+      "'model': 'm', 'key_from': '', 'first_wait': 0.0}"
+    )
+    count = f'--config.keep.prompts={prompts}'
+    return flags(config, tmp_path / out, *few, judge, count, *more)
+
+  with judge_server.running() as first, judge_server.running() as other:
+    said = {'choices': [{'message': {'content': '{"verdict": "correct"}'}}]}
+    first.reply = lambda body: (200, {}, said)
+    other.reply = lambda body: judge_server.filtered()
+    # Two blocks, then the mix fails.
+    done = tiny.job('generate', *asked(first, 2, too_many))
+    assert 'and 30 are asked' in done.err, done.err
+    done = tiny.job('generate', *asked(other, 8))
+    assert done.code == 0, done.err
+    assert '2/8' in done.err and 'content filter' in done.err
+    card = card_of(tmp_path / 'set')
+    assert card['dropped']['unjudged'] == len(other.asked) > 32
+    assert {r['index'] for r in records(tmp_path / 'set')
+            if r['source'] == 'sums'} <= {0, 1}  # fmt: skip
+    # What is whole does not mind where the judge is.
+    done = tiny.job('generate', *asked(first, 8))
+    assert done.code == 0 and 'already' in done.out, done.err
+    # One that never had a verdict ends the set, with its reason.
+    done = tiny.job('generate', *asked(other, 8, out='new'))
+  assert done.code == 2
+  assert re.search(
+    'no verdict on any of .* refused: 400 .*: content filter',
+    done.err.splitlines()[-1],
+  )
 
 
 def by_domain(**changed):

@@ -1,18 +1,27 @@
 """What is thought of completions: stages 2 and 3 of a verified set (`keep`)."""
 
+import collections
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from grpo_jax import config, grader, questions, rewards
+from grpo_jax import chat_client, config, grader, questions, rewards
+from grpo_jax.rewards import fault_counts, text
 from grpo_jax.tasks import shares
 from grpo_jax.verified import filters, rewriting, selection, verify
 
 _THREADS = 16  # that wait for judges and rewriters
+_PROMPTS = 4  # of one, a filter of contents may refuse every answer
 
 
 class Sifter:
-  """Judges, rewrites and sifts the completions of a block of prompts."""
+  """Judges, rewrites and sifts the completions of a block of prompts.
+
+  Attributes:
+    asked: 'prompts' and 'answers' that the judge was asked about, and its
+      'verdicts'.
+  """
 
   def __init__(self, cfg, ask: questions.Questions):
     """Picks every function that the config names.
@@ -41,6 +50,7 @@ class Sifter:
     # Of the examples that the judge decides on: the rest is for `right`.
     self.judged_domains = tuple(judge.pop('domains', ()))
     self.judge = config.pick(verify, judge)()
+    self.asked = collections.Counter(prompts=0, answers=0, verdicts=0)
     self.right = k.right
     self._check(task)
     self.rules = selection.Rules(
@@ -65,9 +75,6 @@ class Sifter:
       indices: Q of prompts.
       completions: [Q][G].
       examples: Q.
-
-    Raises:
-      ValueError: the judge has no verdict on any of them.
     """
     if not examples:
       return []
@@ -80,15 +87,17 @@ class Sifter:
     )
     right = components.get(self.right, np.ones_like(whole))
     with ThreadPoolExecutor(_THREADS) as pool:
-      judged = [q for q, e in enumerate(examples) if self._judges(e)]
+      judged = [q for q, e in enumerate(examples) if self.judges(e)]
       pairs = [(c, examples[q]) for q in judged for c in completions[q]]
       if pairs:
         told = list(pool.map(lambda pair: _number(self.judge(*pair)), pairs))
-        if np.isnan(told).all():
-          raise ValueError(
-            f'keep.judge gave no verdict on any of {len(told)} answers; check '
-            'its arguments and that it can be reached'
-          )
+        # Where nothing is said, it is wrong without being asked about.
+        said = [not text.is_empty(text.reply(c)) for c, _ in pairs]
+        self.asked.update(
+          prompts=len(judged),
+          answers=sum(said),
+          verdicts=int((~np.isnan(told) & said).sum()),
+        )
         right = np.array(right)
         right[judged] = np.reshape(told, (len(judged), -1))
       return list(
@@ -98,21 +107,22 @@ class Sifter:
         )
       )
 
-  def _still_right(self, completion, example) -> bool:
-    """Of a text that has been rewritten."""
-    text = rewards.Completion(
-      completion, tokens=self.count(completion), finished=True
-    )
-    if self._judges(example):
-      return self.judge(text, example) == 1.0
-    if not self.right:
-      return True
-    return self.functions[self.right](text, example) == 1.0
-
-  def _judges(self, example) -> bool:
+  def judges(self, example) -> bool:
+    """Whether the judge decides on its answers."""
     if self.judge is None:
       return False
     return not self.judged_domains or example.domain in self.judged_domains
+
+  def _still_right(self, completion, example) -> bool:
+    """Of a text that has been rewritten."""
+    final = rewards.Completion(
+      completion, tokens=self.count(completion), finished=True
+    )
+    if self.judges(example):
+      return self.judge(final, example) == 1.0
+    if not self.right:
+      return True
+    return self.functions[self.right](final, example) == 1.0
 
   def _check(self, task):
     """ValueError where `right` and the judge cannot decide on the task."""
@@ -143,6 +153,28 @@ class Sifter:
           f'answers of domain {domain!r} are judged neither by keep.right='
           f'{self.right!r} nor by keep.judge; none could be kept'
         )
+
+
+def refuse_silence(asked: Mapping[str, int], *, whole: bool) -> None:
+  """ValueError where the judge was asked enough and never had a verdict.
+
+  It may have none on a few answers, and again whenever they are judged: those
+  are left out of the set, and end nothing.
+
+  Args:
+    asked: as of `Sifter`, of all processes.
+    whole: no other prompt follows.
+  """
+  if asked['verdicts'] or not asked['answers']:
+    return
+  enough = asked['answers'] >= chat_client.ENOUGH
+  if whole or (enough and asked['prompts'] >= _PROMPTS):
+    reasons = '; '.join(fault_counts.told('judge/'))
+    raise ValueError(
+      f'keep.judge gave no verdict on any of {asked["answers"]} answers; check '
+      'its arguments and that it can be reached'
+      + (f' ({reasons})' if reasons else '')
+    )
 
 
 def _number(verdict) -> float:

@@ -108,6 +108,12 @@ def endpoint(
     except chat_client.RequestError as error:
       record('judge/refused', str(error))
     except chat_client.Unanswered as error:
+      # It is gone: what it is asked now would stay unjudged in the set.
+      if client.unanswered >= chat_client.ENOUGH:
+        raise chat_client.Unanswered(
+          f'{error}, and none to {client.unanswered} requests in a row; start '
+          'the same command again when it can be reached'
+        ) from None
       record('judge/failed', str(error))
     return None
 
