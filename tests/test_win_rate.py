@@ -201,6 +201,22 @@ def test_references_are_found_by_instruction(tmp_path):
   assert contests.read(outputs, '', count=2).references == ['aa', 'bb']
 
 
+def test_an_instruction_asked_twice_has_the_output_of_its_own_row(tmp_path):
+  rows = [dict(instruction=i, output=o) for i, o in ('ax', 'by', 'az')]
+  path = write(tmp_path / 'sums.json', rows)
+  contest = contests.read(path, path, count=3)
+  assert contest.references == ['x', 'y', 'z']
+  found = contests.outputs(contest, path, '')
+  assert [row['output'] for row in found] == ['x', 'y', 'z']
+  # Of the first of them, too.
+  assert contests.read(path, path, count=2).references == ['x', 'y']
+  other = write(tmp_path / 'other.json', rows[::-1][1:] + rows[2:])
+  with pytest.raises(ValueError, match="other.json: row 3 has another .*'a'"):
+    contests.read(path, other, count=3)
+  equal = write(tmp_path / 'equal.json', [rows[0], rows[0], rows[1]])
+  assert contests.read(path, equal, count=3).references == ['x', 'y', 'x']
+
+
 def test_a_contest_that_cannot_be_held_says_why(tmp_path):
   asked = write(tmp_path / 'asked.json', [{'instruction': 'a'}])
   others = write(

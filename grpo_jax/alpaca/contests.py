@@ -30,7 +30,8 @@ def read(path: str, reference: str, *, count: int) -> Contest:
   Args:
     path: JSON or JSON lines, objects with 'instruction', and 'output' where
       `reference` is ''.
-    reference: such a file with outputs to the same instructions, in any order.
+    reference: such a file with outputs to the same instructions, in any order;
+      in the same where one instruction has several outputs.
 
   Raises:
     FileNotFoundError, ValueError: naming the file and what is missing.
@@ -55,7 +56,7 @@ def outputs(contest: Contest, path: str, generator: str) -> list[dict]:
 
   Args:
     contest: with the instructions.
-    path: as for `read`, in any order.
+    path: as `reference` of `read`.
     generator: their name; '' is the one that they bear.
 
   Raises:
@@ -147,14 +148,25 @@ def _of_instructions(rows, path):
   others = read_rows(path)
   _need(others, 'instruction', path)
   _need(others, 'output', path)
-  found = {row['instruction']: row for row in others}
+  asked = [row['instruction'] for row in rows]
+  if asked == [row['instruction'] for row in others[: len(rows)]]:
+    return others[: len(rows)]
+  found, wanted = {}, set(asked)
+  for number, row in enumerate(others, start=1):
+    first = found.setdefault(row['instruction'], row)
+    if row['output'] != first['output'] and row['instruction'] in wanted:
+      raise ValueError(
+        f'{path}: row {number} has another output for the instruction '
+        f'{row["instruction"][:60]!r} than a row before; list the instructions '
+        'in the order of win_rate.path, which tells what belongs to which'
+      )
   missing = [r for r in rows if r['instruction'] not in found]
   if missing:
     raise ValueError(
       f'{path}: no output for {len(missing)} of {len(rows)} instructions, '
       f'first {missing[0]["instruction"][:60]!r}'
     )
-  return [found[row['instruction']] for row in rows]
+  return [found[name] for name in asked]
 
 
 def _generator(rows, path):
