@@ -281,8 +281,9 @@ def get_config() -> ConfigDict:
       parallel=8,  # requests at a time
       timeout=60.0,  # seconds of a request
       tries=6,  # with waits of 1, 2, 4, ... seconds between them
-      price_in=0.0,  # dollars for a million tokens read
-      price_out=0.0,  # and written
+      # Dollars for a million tokens; both 0: not known, and no cost is told.
+      price_in=0.0,  # read
+      price_out=0.0,  # written
     ),
   )
 

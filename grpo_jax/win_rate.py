@@ -43,6 +43,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     cfg = cli.from_workdir(cfg, workdir)
   validation.of_answers(cfg, 'win_rate')
   contest = contests.read(w.path, w.reference, count=w.prompts)
+  if contest.left_out and hosts.is_first():
+    count = len(contest.rows)
+    print(f'{count} of {count + contest.left_out} prompts (win_rate.prompts)')
   difficulties = None
   if w.difficulties:
     difficulties = length_control.read_difficulties(w.difficulties)
@@ -151,10 +154,11 @@ def _answer(cfg, contest, generator):
 def _cost(judge, settings):
   if not isinstance(judge, Endpoint):
     return {}
-  cost = judge.cost
-  dollars = cost.dollars(
-    price_in=settings.price_in, price_out=settings.price_out
-  )
+  cost, dollars = judge.cost, None
+  if settings.price_in or settings.price_out:
+    dollars = cost.dollars(
+      price_in=settings.price_in, price_out=settings.price_out
+    )
   return {'cost': {**dataclasses.asdict(cost), 'dollars': dollars}}
 
 
@@ -169,7 +173,10 @@ def _show(result, cost):
   print(f'length control: {result["length_control"]}')
   if cost:
     c = cost['cost']
+    dollars = c['dollars']
     print(
-      f'judge: {c["requests"]} requests ({c["cached"]} more were known), '
-      f'{c["tokens_in"]} tokens in, {c["tokens_out"]} out: ${c["dollars"]:.4f}'
+      f'judge: {c["requests"]} requests ({c["cached"]} more were known, '
+      f'{c["refused"]} refused), {c["tokens_in"]} tokens in, '
+      f'{c["tokens_out"]} out: '
+      + ('price not set' if dollars is None else f'${dollars:.4f}')
     )

@@ -5,6 +5,7 @@ import math
 import re
 
 import alpaca_cases as cases
+import judge_server
 import numpy as np
 import pytest
 from scipy import optimize
@@ -309,6 +310,34 @@ def test_the_real_outputs_compare_as_their_lengths_do(data_folder, tmp_path):
 )
 def test_only_the_final_summary_is_compared(completion, summary):
   assert text.reply(completion) == summary
+
+
+def test_what_is_left_out_and_an_unknown_price_are_told(tmp_path):
+  rows = [dict(instruction=i, output='no') for i in 'abc']
+  path = write(tmp_path / 'refs.json', rows)
+  mine = write(tmp_path / 'mine.json', [r | dict(output='yes!') for r in rows])
+
+  def job(server, *more):
+    w = dict(path=path, outputs=mine, judge=server.url, prompts=2)
+    done = tiny.job(
+      'evaluate', '--task=win_rate', f'--workdir={tmp_path / "w"}',
+      '--config.win_rate.endpoint.key_from=',
+      *(f'--config.win_rate.{k}={v}' for k, v in w.items()), *more,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    result = json.loads((tmp_path / 'w' / 'win_rate.json').read_text())
+    return done.out, result['cost']
+
+  with judge_server.running() as server:
+    out, cost = job(server)
+    assert '2 of 3 prompts' in out
+    assert '4 requests (0 more were known, 0 refused), 400 tokens in' in out
+    assert 'out: price not set' in out and cost['dollars'] is None
+    price = '--config.win_rate.endpoint.price_in=10'
+    out, cost = job(server, price, '--config.win_rate.prompts=3')
+  # Of the one prompt that was not known: 200 x $10 a million.
+  assert ' of 3 prompts' not in out and '$0.0020' in out
+  assert cost['dollars'] == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize(

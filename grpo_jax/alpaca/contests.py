@@ -22,6 +22,7 @@ class Contest:
   rows: list[dict]  # of the prompt file, each with 'instruction'
   references: list[str]
   generator: str  # who wrote the references
+  left_out: int = 0  # rows of the prompt file after these
 
 
 def read(path: str, reference: str, *, count: int) -> Contest:
@@ -41,14 +42,20 @@ def read(path: str, reference: str, *, count: int) -> Contest:
       'win_rate.path is not set: name a JSON or JSON lines file of objects '
       "with 'instruction' and 'output', as AlpacaEval's outputs are"
     )
-  rows = read_rows(path)[:count]
+  whole = read_rows(path)
+  rows = whole[:count]
   _need(rows, 'instruction', path)
-  if not reference:
+  if reference:
+    others, told = _of_instructions(rows, reference), reference
+  else:
     _need(rows, 'output', path)
-    return Contest(rows, [r['output'] for r in rows], _generator(rows, path))
-  others = _of_instructions(rows, reference)
-  references = [row['output'] for row in others]
-  return Contest(rows, references, _generator(others, reference))
+    others, told = rows, path
+  return Contest(
+    rows,
+    [row['output'] for row in others],
+    _generator(others, told),
+    left_out=len(whole) - len(rows),
+  )
 
 
 def outputs(contest: Contest, path: str, generator: str) -> list[dict]:
