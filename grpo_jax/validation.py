@@ -8,6 +8,15 @@ from grpo_jax.preferences import BALANCES
 from grpo_jax.rewards import text
 
 
+def of_seats(cfg) -> None:
+  """ValueError for a negative number of them."""
+  if cfg.sample.seats < 0:
+    raise ValueError(
+      f'sample.seats={cfg.sample.seats} must be at least 0 (0 decodes all '
+      'branches together)'
+    )
+
+
 def of_answers(cfg, section: str) -> None:
   """Checks the sampling numbers of `cfg.sample` and `cfg[section]`.
 
@@ -19,6 +28,7 @@ def of_answers(cfg, section: str) -> None:
     ValueError: with the numbers and the remedy.
   """
   s = cfg[section]
+  of_seats(cfg)
   positive(
     cfg,
     f'{section}.prompts',

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from configs import base
-from grpo_jax import offload, planner
+from grpo_jax import offload, planner, validation
 from grpo_jax.config import critic_wanted, divides, one_of, positive
 
 # Tasks of a file, whose splits are all of it unless they are given a share.
@@ -45,6 +45,7 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
       'training: greedy samples of a group are all equal'
     )
+  validation.of_seats(cfg)
   _early_limit(cfg)
   _algorithm(cfg)
   _filters(cfg)

@@ -322,6 +322,8 @@ def test_a_run_that_diverges_skips_counts_and_stops(tmp_path):
     ('sft', 'sample.trunk_multiple=0', 'at least 1'),
     ('generate', 'generate.batch_prompts=0', 'at least 1'),
     ('evaluate', 'sample.chunk=0', 'at least 1'),
+    ('evaluate', 'sample.seats=-8', 'at least 0 (0 '),
+    ('train', 'sample.seats=-8', 'at least 0 (0 '),
     ('evaluate', 'eval.temperature=-1.0', 'at least 0'),
     ('evaluate', 'eval.top_p=0.0', 'in (0, 1]'),
     ('evaluate', 'eval.min_p=1.5', 'in [0, 1)'),
@@ -334,3 +336,13 @@ def test_a_number_that_a_job_cannot_work_with_is_told(
   saying = [f'error: {number} must be {saying}']
   refuse(job, *flags, f'--config.{number}', saying=saying)
   assert not (tmp_path / 'run').exists()
+
+
+def test_the_best_by_a_measure_that_there_is_not_is_told_at_once(tmp_path):
+  refuse(
+    'train',
+    f'--workdir={tmp_path}/run',
+    f'--init_from={tiny.run("train")}',
+    '--config.checkpoint.best_metric=reward/mean',
+    saying=["error: checkpoint.best_metric='reward/mean' is not one of eval/"],
+  )
