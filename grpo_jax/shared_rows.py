@@ -29,7 +29,9 @@ def agreed(rows: sharding.Rows, tree: PyTree, *, what: str) -> PyTree:
     return tree
   where = rows.of(tree)
   parts = jax.tree.map(_put_of_lowest, tree, where)
-  summed = _sums_of_copies(tuple(jax.tree.leaves(where)))(parts)
+  program = _sums_of_copies(tuple(jax.tree.leaves(where)))
+  with hosts.waiting(what):
+    summed = jax.block_until_ready(program(parts))
   return hosts.everywhere(summed, what=what)
 
 
