@@ -50,7 +50,7 @@ def reward_model(
     known = ('mean', 'completion')
     config.one_of('reference of reward_model', reference, known)
   model = scorer.open_scorer(cfg, path, part=part)
-  model.reader.response_ids('')  # An unknown part is told here.
+  model.reader.says_nothing('')  # An unknown part is told here.
   mean = model.facts['held_out']['score_mean']
   # A constant of the program: nothing to send, nor to place.
   at = float(reference) if number else mean

@@ -88,6 +88,11 @@ class Evaluation:
   """The evaluation of a config, to be run on any parameters."""
 
   measure = 'pass@1'  # of what the best has most
+  # Left out of an evaluation where there is nothing that they are of.
+  optional = (
+    'mean_length_right', 'mean_length_wrong', 'thinking_length_right',
+    'thinking_length_wrong', 'reflective_gain', 'language_consistency',
+  )  # fmt: skip
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval

@@ -134,9 +134,12 @@ def _sample(cfg, pol, params, ask, sifter, done):
 
 
 def _any_verdict(task, order, sifter, done) -> bool:
-  """Whether the judge had one before this process began."""
+  """Whether the judge had one before this process began.
+
+  Of those that say right: it is not asked about answers that say nothing.
+  """
   return any(
-    row['judged'] and sifter.judges(task.example(order[row['index']]))
+    row['right'] and sifter.judges(task.example(order[row['index']]))
     for row in done.rows(len(order))
   )
 

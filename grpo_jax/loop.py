@@ -19,15 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from grpo_jax import (
-  checkpoints,
-  cli,
-  config,
-  evaluate,
-  hosts,
-  metrics,
-  runs,
-)
+from grpo_jax import checkpoints, cli, config, evaluate, hosts, metrics, runs
 from grpo_jax.policy import Policy
 from grpo_jax.structs import TrainState
 from grpo_jax.trainer import Trainer
@@ -301,8 +293,12 @@ class Loop:
     scalars = evaluate.scalars(result)
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
     if self.cfg.checkpoint.keep_best:
-      known = tuple(self.evaluated)
-      config.one_of('checkpoint.best_metric', self._best_metric(), known)
+      optional = (f'eval/{name}' for name in self.evaluation.optional)
+      config.one_of(
+        'checkpoint.best_metric',
+        self._best_metric(),
+        tuple({**self.evaluated, **dict.fromkeys(optional)}),
+      )
     if self.writer is not None:
       self.writer.write(step, self.evaluated | self.timers.flush())
 

@@ -83,8 +83,10 @@ def judged(cfg) -> Iterator[tuple[str, list[Completion], np.ndarray]]:
   gold = grader.reward_functions(cfg, ask.task)[p.gold]
   task = shares.within(ask.task, grader.domains_of(cfg)[p.gold])
   ask = dataclasses.replace(ask, task=task)
-  count = min(p.prompts, len(ask.task))
-  examples = [ask.task.example(i) for i in ask.indices(0, count)]
+  count = min(p.prompts, len(task))
+  # All parts of a mixture, also those that a run asks later.
+  order = shares.in_turn(task, count) if task.parts else ask.indices(0, count)
+  examples = [task.example(i) for i in order]
   answerer = answers.of_section(pol, ask, cfg, 'pairs', count=count)
   params = programs.publish(pol)(pol.params())
   for part in answerer.run(params, examples, seed=cfg.seed):

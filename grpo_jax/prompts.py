@@ -6,6 +6,8 @@ around a task's prompt. `encode(..., start=True)` then makes tokens of it.
 
 from collections.abc import Sequence
 
+from grpo_jax.rewards.text import THINK
+
 # The template of DeepSeek-R1-Zero (arXiv 2501.12948, table 1).
 _R1 = (
   'A conversation between User and Assistant. The user asks a question, and '
@@ -68,3 +70,21 @@ def render(
     turns.append({'role': 'assistant', 'content': a})
   turns.append({'role': 'user', 'content': question})
   return tokenizer.chat(turns, add_generation_prompt=True)
+
+
+def opening(prompt: str) -> str:
+  """What of the completion stands in a rendered prompt already.
+
+  '<think>', and the whitespace after it, of chat templates whose last words are
+  that; '' of others.
+  """
+  _, opened, after = prompt.rpartition(THINK)
+  return opened + after if opened and not after.strip() else ''
+
+
+def after_opening(prompt: str, completion: str) -> str:
+  """What follows a rendered prompt: the completion without its opening."""
+  begun, rest = opening(prompt), completion.removeprefix(THINK)
+  if not begun or rest == completion:
+    return completion
+  return rest if begun == THINK else rest.lstrip()

@@ -8,7 +8,6 @@ import math
 import numpy as np
 
 from grpo_jax import config, hosts, layout, prompts, tasks
-from grpo_jax.rewards import text
 from grpo_jax.structs import Batch, Prompts
 from grpo_jax.tasks import Example, shares, Task
 from grpo_jax.tokenizer import Tokenizer
@@ -89,20 +88,17 @@ class Questions:
     return prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
 
   def opening(self, prompt: str) -> str:
-    r"""What of the completion stands in the prompt already.
+    """What the text of a prompt has of the completion already."""
+    return prompts.opening(self.text(prompt))
 
-    '<think>', and the whitespace after it, of chat templates whose last words
-    are that; '' of others.
+  def learned(self, example: Example) -> str:
+    """The completion to learn, without what its prompt has of it.
+
+    Raises:
+      ValueError: the task gives none.
     """
-    _, opened, after = self.text(prompt).rpartition(text.THINK)
-    return opened + after if opened and not after.strip() else ''
-
-  def _after_opening(self, prompt: str, completion: str) -> str:
-    """A whole completion without what its prompt has of it."""
-    opening, rest = self.opening(prompt), completion.removeprefix(text.THINK)
-    if not opening or rest == completion:
-      return completion
-    return rest if opening == text.THINK else rest.lstrip()
+    completion = completion_of(example)
+    return prompts.after_opening(self.text(example.prompt), completion)
 
   def encode(self, examples: list[Example | None]) -> Prompts:
     """Trunks of these examples, as numpy arrays.
@@ -153,7 +149,7 @@ class Questions:
         prompt_ids.append([])
         completion_ids.append([[]])
         continue
-      answer = self._after_opening(example.prompt, completion_of(example))
+      answer = self.learned(example)
       prompt = self.ids(i, example, max_length=longest)
       completion = self.tokenizer.encode(answer, start=False)
       completion.append(self.tokenizer.eos_ids[0])

@@ -71,6 +71,7 @@ class Lesson:
   """The rows of a config: batches to learn from, and what is held out."""
 
   measure = 'accuracy'  # of what the best has most
+  optional = ('accuracy_longer', 'accuracy_shorter')  # of no such pair none
 
   def __init__(self, cfg, pol: policy.Policy):
     """Reads the file.
@@ -152,7 +153,9 @@ class Lesson:
     longest = self.cfg.sample.max_prompt_length
     try:
       prompt = self.reader.prompt_ids(row.prompt)
-      responses = [self.reader.response_ids(x) for x in row.responses]
+      responses = [
+        self.reader.response_ids(row.prompt, x) for x in row.responses
+      ]
     except ValueError as error:
       raise ValueError(f'{row.where}: {error}') from None
     if not 0 < len(prompt) <= longest:

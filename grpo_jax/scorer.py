@@ -53,17 +53,24 @@ class Reader:
 
   def prompt_ids(self, prompt: str) -> list[int]:
     """ValueError for a character without a token."""
-    content = prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
-    return self.tokenizer.encode(content)
+    return self.tokenizer.encode(self._text(prompt))
 
   def says_nothing(self, response: str) -> bool:
     """Whether its part is empty, as that of a thought that never closes."""
     return not text.part_of(response, self.part).strip()
 
-  def response_ids(self, response: str) -> list[int]:
+  def response_ids(self, prompt: str, response: str) -> list[int]:
     """With the EOS token that the score is read at."""
-    ids = self.tokenizer.encode(text.part_of(response, self.part), start=False)
-    return [*ids, self.tokenizer.eos_ids[0]]
+    said = text.part_of(response, self.part)
+    # Its own prompt may have the tag that the response begins with.
+    said = prompts.after_opening(self._text(prompt), said)
+    return [
+      *self.tokenizer.encode(said, start=False),
+      self.tokenizer.eos_ids[0],
+    ]
+
+  def _text(self, prompt):
+    return prompts.render(prompt, tokenizer=self.tokenizer, **self.prompt)
 
 
 def program(
@@ -149,8 +156,13 @@ class Scorer:
       for q, row in zip(asked, rows, strict=True)
     ]
     response_ids = [
-      [None if p is None else self._ids(self.reader.response_ids, x) for x in r]
-      for p, r in zip(prompt_ids, rows, strict=True)
+      [
+        None
+        if ids is None
+        else self._ids(functools.partial(self.reader.response_ids, q), x)
+        for x in row
+      ]
+      for q, ids, row in zip(asked, prompt_ids, rows, strict=True)
     ]
     prompt_ids = [p or [] for p in prompt_ids]
     longest = [

@@ -60,8 +60,7 @@ def warn_of_cuts(ask: questions.Questions, cfg) -> None:
   lengths = []
   for i in range(min(len(ask.task), _TRIED)):
     example = ask.task.example(i)
-    completion = questions.completion_of(example)
-    length = len(ask.tokenizer.encode(completion, start=False)) + 1
+    length = len(ask.tokenizer.encode(ask.learned(example), start=False)) + 1
     if everything:
       # The first token is learned by none.
       length += len(ask.ids(i, example, max_length=math.inf)) - 1

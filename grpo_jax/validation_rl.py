@@ -264,7 +264,9 @@ def _filters(cfg) -> None:
       'filters.rounds and filters.drop_zero_variance look for rewards that '
       f'differ within a group; group_size={cfg.group_size} has none'
     )
-  if f.drop_zero_variance and not any(r.weight for r in cfg.rewards.values()):
+  if f.drop_zero_variance and not any(
+    r.get('weight', 1.0) for r in cfg.rewards.values()
+  ):
     raise ValueError(
       'filters.drop_zero_variance leaves nothing to learn from: no reward has '
       'a weight, so those of a group are always equal; set it to False'

@@ -140,25 +140,23 @@ def ensure(
   *,
   poll_seconds: float,
   wait_seconds: float,
-  anew: bool = False,
 ) -> bool:
   """Returns when the pod is ACTIVE; whether it was created for this.
 
-  A dead one is deleted first; with `anew`, an ACTIVE one is too. Raises
-  `shell.Failed` when the request failed, or waits for more than `wait_seconds`;
-  it then stays in the queue.
+  A dead one is deleted first. Raises `shell.Failed` when the request failed, or
+  waits for more than `wait_seconds`; it then stays in the queue.
   """
   last, deadline = '', time.monotonic() + wait_seconds
   created = False
   while True:
     now = state(sh, pod, dry=ACTIVE if created else NONE)
-    if now.name == ACTIVE and not (anew and not created):
+    if now.name == ACTIVE:
       return created
     if created and now.name in _DEAD:
       raise _dead(pod, now)
     if created and now.name == NONE:
       raise shell.Failed(f'{pod.name} was deleted while it was waited for')
-    if now.name in (NONE, ACTIVE, *_DEAD):
+    if now.name in (NONE, *_DEAD):
       if now.name != NONE:
         sh.say(f'{pod.name} is {now}: deleting it')
         delete(sh, pod)
@@ -177,6 +175,16 @@ def ensure(
         '--zone'
       )
     sh.sleep(poll_seconds)
+
+
+def bury(sh: shell.Shell, pod: Pod) -> None:
+  """Deletes a pod whose machines are gone, though it is still called ACTIVE.
+
+  One that is called dead, or soon will be, is for `ensure`.
+  """
+  if state(sh, pod, dry=NONE).name == ACTIVE:
+    sh.say(f'{pod.name} is {ACTIVE} without its machines: deleting it')
+    delete(sh, pod)
 
 
 def alive(sh: shell.Shell, pod: Pod) -> None:

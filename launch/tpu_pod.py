@@ -203,13 +203,12 @@ def _run(argv):
   command(sh, pod, job)
 
 
-def _ensure(sh, pod, *, anew=False):
+def _ensure(sh, pod):
   return queued.ensure(
     sh,
     pod,
     poll_seconds=FLAGS.poll_seconds,
     wait_seconds=FLAGS.wait_hours * 3600,
-    anew=anew,
   )
 
 
@@ -240,8 +239,10 @@ def _watch(sh, pod, job):
   while True:
     begun = time.monotonic()
     try:
-      is_new = _ensure(sh, pod, anew=anew)
-      anew = False
+      if anew:
+        queued.bury(sh, pod)
+        anew = False
+      is_new = _ensure(sh, pod)
       _launch(sh, pod, job, is_new=is_new)
       sh.say(f'watching {pod.name}; Ctrl-C stops watching, not the job')
       _until_end(sh, pod)
@@ -259,7 +260,7 @@ def _watch(sh, pod, job):
       sh.say(f'{error}; starting again in {wait:g} s')
       sh.sleep(wait)
       attempt += 1
-      # Deleting what is left of a pod may fail too: it is tried until done.
+      # Burying it may fail too, and is tried until done.
       anew = anew or error.kind == 'preempted'
 
 
@@ -320,7 +321,7 @@ def _judge(sh, pod, reports):
       f'the job ended with {failed[0].code} on {failed[0].host} and '
       f'{len(failed) - 1} other workers: see {saved or "`logs`"}'
     )
-  if FLAGS.delete_after:
+  if FLAGS.delete_after and saved:
     queued.delete(sh, pod)
   else:
     sh.say(f'the job is done; {pod.name} still costs: `delete` it')

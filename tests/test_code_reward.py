@@ -105,6 +105,15 @@ def test_a_test_is_passed_by_answers_only(test, score):
   assert reward_of(fenced(dying), {'test': test, 'entry_point': 'f'}) == score
 
 
+@pytest.mark.parametrize('prefix', ['def double(x):\n', 'import math\n', ''])
+def test_a_prefix_may_end_where_the_program_goes_on(prefix):
+  body = '  return 2 * x' if 'def' in prefix else 'def double(x): return 2 * x'
+  data = {'test': 'assert double(4) == 8', 'entry_point': 'double'}
+  assert reward_of(fenced(body), data | {'prefix': prefix}) == 1.0
+  wrong = body.replace('2', '3')
+  assert reward_of(fenced(wrong), data | {'prefix': prefix}) == 0.0
+
+
 def test_bare_assertions_are_a_test():
   data = {'test': 'assert double(4) == 8', 'entry_point': 'double'}
   assert reward_of(fenced(attacks.RIGHT), data) == 1.0
@@ -126,6 +135,16 @@ def test_pairs_that_the_prompt_shows_earn_nothing():
   # Then there is nothing to earn.
   shown = SUMS | {'visible': 3}
   assert reward_of(fenced(attacks.ADDS), shown, partial=True) == 0.0
+
+
+def test_the_order_of_pairs_does_not_matter_where_one_is_too_slow():
+  slow = fenced(
+    'import time\nn = int(input())\nif n == 2: time.sleep(9)\nprint(n)'
+  )
+  for given in (['1', '2', '3'], ['2', '1', '3']):
+    pairs = {'inputs': given, 'outputs': given}
+    share = reward_of(slow, pairs, partial=True, wall_seconds=1.0)
+    assert share == pytest.approx(2 / 3)
 
 
 def test_many_slow_pairs_end_and_those_not_reached_are_wrong(monkeypatch):

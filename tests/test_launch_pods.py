@@ -443,11 +443,13 @@ def test_machines_that_are_gone_under_an_active_request_are_made_again(cloud):
   cloud.reports('none -')
   gone = 'TPU is in state "PREEMPTED" and is in an unusable terminal state'
   cloud.answers('echo "worker', err=gone, code=1)
-  cloud.states(*3 * ['ACTIVE'])
+  cloud.states('NONE', *2 * ['ACTIVE'])
   cloud.reports('exit 0')
   cloud.states('ACTIVE')
   assert pod('run', '--watch', *NEW, job=JOB) == 0
-  assert cloud.verbs()[8:12] == ['describe', 'delete', 'create', 'describe']
+  assert cloud.verbs()[8:13] == [
+    'describe', 'delete', 'describe', 'create', 'describe',
+  ]  # fmt: skip
 
 
 def test_workers_that_do_not_answer_for_long_are_made_again(cloud, capsys):
@@ -550,13 +552,29 @@ def test_a_pod_whose_deletion_fails_is_deleted_on_the_next_try(cloud):
   gone = 'TPU is in state "PREEMPTED" and is in an unusable terminal state'
   cloud.answers('echo "worker', err=gone, code=1)
   cloud.answers('delete', err='Network is unreachable', code=1)
-  cloud.states(*4 * ['ACTIVE'])
+  cloud.states('ACTIVE', 'NONE', *2 * ['ACTIVE'])
   cloud.reports('exit 0')
   cloud.states('ACTIVE')
   assert pod('run', '--watch', *NEW, job=JOB) == 0
   assert cloud.verbs()[8:14] == [
-    'describe', 'delete', 'describe', 'delete', 'create', 'describe',
+    'describe', 'delete', 'describe', 'delete', 'describe', 'create',
   ]  # fmt: skip
+
+
+def test_a_pod_that_was_just_made_is_not_deleted_where_google_is_silent(cloud):
+  cloud.states(*3 * ['ACTIVE'])
+  cloud.reports('none -')
+  gone = 'TPU is in state "PREEMPTED" and is in an unusable terminal state'
+  cloud.answers('echo "worker', err=gone, code=1)
+  cloud.states('NONE')
+  # Asked about the new one.
+  for _ in range(4):
+    cloud.answers('describe', err='Network is unreachable', code=1)
+  cloud.states('PROVISIONING', *3 * ['ACTIVE'])
+  cloud.reports('none -', 'exit 0')
+  cloud.states('ACTIVE')
+  assert pod('run', '--watch', '--retries=3', *NEW, job=JOB) == 0
+  assert cloud.verbs().count('delete') == cloud.verbs().count('create') == 1
 
 
 def test_launchers_and_jobs_mean_the_same_status():

@@ -360,6 +360,14 @@ def test_where_nothing_is_paid_no_domain_needs_a_judge():
   grader_lib.check(c, mixture(**TWO))
 
 
+def test_a_step_at_which_no_part_has_begun_is_refused():
+  task = mixture(a=part(share=1, from_step=2), b=part(COUNTDOWN, share=1))
+  late = shares.joined(task.parts[:1])
+  with pytest.raises(ValueError, match='no part of the mixture has begun'):
+    late.batch(4, seed=0, step=0)
+  assert len(late.batch(4, seed=0, step=2)) == 4
+
+
 def test_a_part_that_never_begins_is_refused():
   c = config(steps=5, rewards=dict(r=reward('correct')))
   task = mixture(a=part(share=1), late=part(share=1, from_step=5))
@@ -416,6 +424,8 @@ def get_config():
   sums = dict(name='arithmetic', size=50, min_ops=1, max_ops=1, seed=0)
   c.task = dict(name='mixture', split='train', parts=dict(
     sums=sums | dict(domain='reasoning', share=0.5),
+    # Asked by runs from step 5 on: pairs and points are no run.
+    late=sums | dict(domain='reasoning', share=0.2, from_step=5),
     more=sums | dict(domain='helpful', share=0.5, max_number=4, seed=1)))
   c.rewards.correct.domains = ('reasoning',)
   c.pairs.update(prompts=12, samples=4)

@@ -240,6 +240,7 @@ def test_an_opened_thought_is_learned_with_one_tag(begin):
 
 
 def test_white_space_after_an_opening_tag_is_the_prompts():
-  ask = opening_with('{prompt}<think>\n')
-  assert ask._after_opening('1+2=', '<think>\na</think>b') == 'a</think>b'
-  assert ask._after_opening('1+2=', ' a</think>b') == ' a</think>b'
+  prompt = '1+2=<think>\n'
+  cut = prompts.after_opening(prompt, '<think>\na</think>b')
+  assert cut == 'a</think>b'
+  assert prompts.after_opening(prompt, ' a</think>b') == ' a</think>b'

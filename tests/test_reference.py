@@ -241,6 +241,10 @@ def test_no_group_is_dropped_for_rewards_that_nobody_pays(experiment):
   c.filters.drop_zero_variance = True
   with pytest.raises(ValueError, match='nothing to learn from: no reward has'):
     validation_rl.of_training(c, ways=tiny.ways())
+  # What a reward without a weight is told is elsewhere, and not a traceback.
+  with c.unlocked():
+    del next(iter(c.rewards.values())).weight
+  validation_rl._filters(c)
 
 
 def test_no_report_misses_rewards_where_a_teacher_pays_none():

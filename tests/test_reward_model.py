@@ -357,6 +357,15 @@ def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
   assert np.isnan(nowhere).all()  # another process's, and no token for 't'
 
 
+def test_an_opened_thought_is_read_with_one_tag(body):
+  whole = '<think>1 +2</think><answer>3</answer>'
+  for template, part in (('{prompt}<think>', 'all'), ('{prompt}', 'summary')):
+    reader = scorer.Reader(body.tokenizer, dict(template=template), part)
+    ids = reader.prompt_ids('1 +2=') + reader.response_ids('1 +2=', whole)[:-1]
+    told = {'all': '1 +2=' + whole, 'summary': '1 +2=3'}[part]
+    assert body.tokenizer.decode(ids) == told
+
+
 def test_a_response_that_says_nothing_has_the_least_score(body):
   reader = scorer.Reader(body.tokenizer, {}, 'summary')
   head = jax.random.normal(jax.random.key(1), (body.model.embed_dim,))

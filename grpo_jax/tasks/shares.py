@@ -170,6 +170,8 @@ def _begun(parts, draw, rounds):
 def _counts(parts, count, u):
   """[parts draws] prompts of each part in draws of u [draws]."""
   shares = np.array([part.share for part in parts])
+  if not shares.sum() > 0:
+    raise ValueError('no part of the mixture has begun at this step')
   ends = np.cumsum(shares) / shares.sum()
   # Parts after the last that has begun end where it ends.
   ends[ends >= ends[-1]] = 1.0

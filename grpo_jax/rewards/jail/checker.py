@@ -70,7 +70,7 @@ def main(
     candidate = _Candidate(requests, replies, longest=longest)
     function = candidate.call
     space = {'__name__': 'test'}
-    exec(compile(test['prefix'], 'prefix.py', 'exec'), space)
+    exec(_compiled(test['prefix']), space)
     space[test['entry_point']] = function
     exec(compile(test['test'], 'test.py', 'exec'), space)
     if 'check' in space:
@@ -81,6 +81,14 @@ def main(
   finally:
     os.write(verdict, b'passed' if passed else b'failed')
     os._exit(0)
+
+
+def _compiled(prefix):
+  """What comes before the program, which may be what its last line lacks."""
+  try:
+    return compile(prefix, 'prefix.py', 'exec')
+  except SyntaxError:
+    return compile(f'{prefix.rstrip()} pass', 'prefix.py', 'exec')
 
 
 def _exception(name) -> Exception:
