@@ -15,8 +15,8 @@ n of them for three epochs, then the same RL, 120 rollouts of 16 x 16. Arms:
 n = 0, 8, 32, 128, 512 of both tasks, 3 seeds (`c_cold_start.py:1`: one).
 Measures: reach@0.5 and reach@0.8, the first rollout at which the mean reward
 for right answers over five is that high; pass@1 at the end; first:, the mean
-of the first five rollouts, which shows a dip, and last:, of the last tenth, also
-of the share of a thought's words that are of the asker's language.
+of the first five rollouts, which shows a dip, and last:, of the last tenth,
+also of the share of a thought's words that are of the asker's language.
 
 Holds if reach@0.8 of n = 0 over that of n = 128 is larger on words than on
 sums with intervals apart. A drop right after the cold start on sums is expected
