@@ -189,7 +189,7 @@ def test_a_model_judges_only_what_no_rule_can(data):
   ask = questions.questions_of(task, cfg, tokenizer=None)
   sifter = sifting.Sifter(cfg, ask)
   assert sifter.judged_domains == ('open',)
-  asked = [n for n, e in by_part(task).items() if sifter._judges(e)]
+  asked = [n for n, e in by_part(task).items() if sifter.judges(e)]
   assert asked == ['open']
 
 

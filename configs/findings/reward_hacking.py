@@ -122,5 +122,5 @@ def _rl(c, arm: str) -> None:
   )
   if arm == 'kl':
     c.algorithm.update(kl=dict(name='k2'), kl_coef=0.6)
-  c.updates.update(microbatches=4, length_multiple=8, length_buckets=4)
+  c.updates.update(microbatches=4, length_multiple=8, length_buckets=3)
   c.checkpoint.update(every=200, keep_last=1, keep_best=0)
