@@ -5,7 +5,15 @@ import dataclasses
 
 import numpy as np
 
-from grpo_jax import hosts, layout, programs, rollout, samplers, sharding
+from grpo_jax import (
+  hosts,
+  layout,
+  programs,
+  rewards,
+  rollout,
+  samplers,
+  sharding,
+)
 from grpo_jax.policy import Policy
 from grpo_jax.questions import Questions
 from grpo_jax.structs import Array, PyTree, Rollout
@@ -119,6 +127,18 @@ class Answerer:
     prompts = self.rows.put(self.questions.encode(examples))
     return self.sample(params, prompts, key, first=first)
 
+  def texts(
+    self, answers: Rollout, examples: Sequence[Example | None]
+  ) -> tuple[list[list[rewards.Completion]], np.ndarray]:
+    """What was answered: see `rollout.read_texts`."""
+    return rollout.read_texts(
+      answers,
+      examples,
+      opening=self.questions.opening,
+      decode=self.policy.decode,
+      stop_ids=self.policy.stop_ids,
+    )
+
   def run(
     self, params: PyTree, examples: Sequence[Example], *, seed: int
   ) -> Iterator[Answered]:
@@ -136,13 +156,7 @@ class Answerer:
       got = self.answer(params, filled, key, start)
       # Every process gets all answers: there are few at a time.
       got = hosts.everywhere(got, what='answers')
-      completions, finished = rollout.read_texts(
-        got,
-        filled,
-        opening=self.questions.opening,
-        decode=self.policy.decode,
-        stop_ids=self.policy.stop_ids,
-      )
+      completions, finished = self.texts(got, filled)
       mask = got.mask
       logprobs = np.where(mask, got.logprobs, 0).sum(-1)
       n = len(part)

@@ -33,7 +33,6 @@ from grpo_jax import (
   policy,
   programs,
   questions,
-  rollout,
   sharding,
   validation,
 )
@@ -104,13 +103,7 @@ def _sample(cfg, pol, params, ask, sifter, done):
       asked = [order[min(start + i, total - 1)] for i in range(answerer.batch)]
       examples = ask.read(asked, rows.here(answerer.batch))
       got = answerer.answer(params, examples, key, start)
-      completions, _ = rollout.read_texts(
-        got,
-        examples,
-        opening=ask.opening,
-        decode=pol.decode,
-        stop_ids=pol.stop_ids,
-      )
+      completions, _ = answerer.texts(got, examples)
       own = np.flatnonzero(rows.owned(answerer.batch)[: end - start])
       found = sifter.rows(
         own + start,

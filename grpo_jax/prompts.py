@@ -82,9 +82,9 @@ def opening(prompt: str) -> str:
   return opened + after if opened and not after.strip() else ''
 
 
-def after_opening(prompt: str, completion: str) -> str:
-  """What follows a rendered prompt: the completion without its opening."""
-  begun, rest = opening(prompt), completion.removeprefix(THINK)
+def after_opening(begun: str, completion: str) -> str:
+  """A completion without what its prompt has of it, which is `opening`."""
+  rest = completion.removeprefix(THINK)
   if not begun or rest == completion:
     return completion
   return rest if begun == THINK else rest.lstrip()

@@ -98,7 +98,7 @@ class Questions:
       ValueError: the task gives none.
     """
     completion = completion_of(example)
-    return prompts.after_opening(self.text(example.prompt), completion)
+    return prompts.after_opening(self.opening(example.prompt), completion)
 
   def encode(self, examples: list[Example | None]) -> Prompts:
     """Trunks of these examples, as numpy arrays.

@@ -153,8 +153,9 @@ class Lesson:
     longest = self.cfg.sample.max_prompt_length
     try:
       prompt = self.reader.prompt_ids(row.prompt)
+      opening = self.reader.opening(row.prompt)
       responses = [
-        self.reader.response_ids(row.prompt, x) for x in row.responses
+        self.reader.response_ids(x, opening=opening) for x in row.responses
       ]
     except ValueError as error:
       raise ValueError(f'{row.where}: {error}') from None

@@ -59,11 +59,14 @@ class Reader:
     """Whether its part is empty, as that of a thought that never closes."""
     return not text.part_of(response, self.part).strip()
 
-  def response_ids(self, prompt: str, response: str) -> list[int]:
+  def opening(self, prompt: str) -> str:
+    """What its own prompt has of the responses; see `prompts.opening`."""
+    return prompts.opening(self._text(prompt))
+
+  def response_ids(self, response: str, *, opening: str) -> list[int]:
     """With the EOS token that the score is read at."""
     said = text.part_of(response, self.part)
-    # Its own prompt may have the tag that the response begins with.
-    said = prompts.after_opening(self._text(prompt), said)
+    said = prompts.after_opening(opening, said)
     return [
       *self.tokenizer.encode(said, start=False),
       self.tokenizer.eos_ids[0],
@@ -156,12 +159,7 @@ class Scorer:
       for q, row in zip(asked, rows, strict=True)
     ]
     response_ids = [
-      [
-        None
-        if ids is None
-        else self._ids(functools.partial(self.reader.response_ids, q), x)
-        for x in row
-      ]
+      [None] * len(row) if ids is None else self._responses(q, row)
       for q, ids, row in zip(asked, prompt_ids, rows, strict=True)
     ]
     prompt_ids = [p or [] for p in prompt_ids]
@@ -201,6 +199,12 @@ class Scorer:
       got = hosts.everywhere(self(*filled), what='scores')
       found.append(got[: len(part[0])])
     return np.concatenate(found)
+
+  def _responses(self, prompt, row):
+    # Rendered once a prompt: a template takes its time.
+    opening = self.reader.opening(prompt)
+    encode = functools.partial(self.reader.response_ids, opening=opening)
+    return [self._ids(encode, x) for x in row]
 
   def _ids(self, encode, content):
     if content is None:

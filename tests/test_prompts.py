@@ -240,7 +240,7 @@ def test_an_opened_thought_is_learned_with_one_tag(begin):
 
 
 def test_white_space_after_an_opening_tag_is_the_prompts():
-  prompt = '1+2=<think>\n'
-  cut = prompts.after_opening(prompt, '<think>\na</think>b')
+  begun = prompts.opening('1+2=<think>\n')
+  cut = prompts.after_opening(begun, '<think>\na</think>b')
   assert cut == 'a</think>b'
-  assert prompts.after_opening(prompt, ' a</think>b') == ' a</think>b'
+  assert prompts.after_opening(begun, ' a</think>b') == ' a</think>b'

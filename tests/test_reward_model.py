@@ -361,7 +361,9 @@ def test_an_opened_thought_is_read_with_one_tag(body):
   whole = '<think>1 +2</think><answer>3</answer>'
   for template, part in (('{prompt}<think>', 'all'), ('{prompt}', 'summary')):
     reader = scorer.Reader(body.tokenizer, dict(template=template), part)
-    ids = reader.prompt_ids('1 +2=') + reader.response_ids('1 +2=', whole)[:-1]
+    opening = reader.opening('1 +2=')
+    said = reader.response_ids(whole, opening=opening)[:-1]
+    ids = reader.prompt_ids('1 +2=') + said
     told = {'all': '1 +2=' + whole, 'summary': '1 +2=3'}[part]
     assert body.tokenizer.decode(ids) == told
 
