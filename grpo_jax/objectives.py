@@ -10,6 +10,10 @@ from jaxtyping import Float
 
 from grpo_jax.structs import Array, Batch
 
+# Metrics that compare the policy with its sampler; a teacher's tokens, which
+# it did not sample, are 0 in them, and their means are over the others.
+OF_SAMPLED = ('clip_share', 'ratio', 'logprob_gap')
+
 
 def policy(
   batch: Batch,
@@ -42,8 +46,9 @@ def policy(
       (DeepSeek-V3.2 2512.02556 eq. 9). Denominators still count it.
 
   Returns:
-    Loss per token, and metrics per token. Both may hold anything where the
-    mask is false.
+    Loss per token, and metrics per token: beside those that losses name,
+    'sampled_share' where a batch has teachers, 1 for the policy's own tokens.
+    All may hold anything where the mask is false.
   """
   # Masked positions get a ratio of exactly 1: no inf can reach a gradient.
   logprobs = jnp.where(batch.mask, logprobs, 0.0)
@@ -76,6 +81,10 @@ def policy(
     'ratio': jnp.exp(log_ratio),
     'logprob_gap': jnp.abs(_gap(batch, log_ratio)),
   }
+  if batch.teacher is not None:
+    own = jnp.broadcast_to(~given, logprobs.shape)
+    metrics |= {k: jnp.where(own, metrics[k], 0.0) for k in OF_SAMPLED}
+    metrics['sampled_share'] = own
   if batch.ref_logprobs is not None:
     x = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
     divergence = kl(x, log_ratio)

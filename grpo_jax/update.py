@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from grpo_jax import replicas as replicas_lib
+from grpo_jax.objectives import OF_SAMPLED
 from grpo_jax.replicas import Replicas
 from grpo_jax.structs import Array, Batch, has_samples, PyTree, TrainState
 
@@ -65,9 +66,10 @@ def update(
   Returns:
     The new state, and scalars: 'loss', 'grad_norm', 'nonfinite' (1.0 when the
     update was skipped), the number of counted 'tokens', means over them of the
-    objective's metrics, '<name>_max' of 'logprob_gap', and 'padding/update',
-    the share of computed tokens that nobody needed: padding, trunks computed
-    again, completions that do not count.
+    objective's metrics (OF_SAMPLED: over those that no teacher gave),
+    '<name>_max' of 'logprob_gap', and 'padding/update', the share of computed
+    tokens that nobody needed: padding, trunks computed again, completions that
+    do not count.
   """
   weights = weigh(batch.mask)
   grads, loss, sums, tops = accumulate(
@@ -134,7 +136,10 @@ def finish(
   state = jax.tree.map(
     lambda new, old: jnp.where(finite, new, old), moved, state
   )
-  metrics = {k: v / tokens for k, v in sums.items()}
+  own = jnp.maximum(sums.get('sampled_share', tokens), 1.0)
+  metrics = {
+    k: v / (own if k in OF_SAMPLED else tokens) for k, v in sums.items()
+  }
   metrics |= {f'{k}_max': v for k, v in tops.items()}
   metrics |= {
     'loss': loss,

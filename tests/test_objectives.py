@@ -47,8 +47,9 @@ def test_a_teachers_trace_is_pushed_by_its_shaped_probability():
   np.testing.assert_allclose(loss[0, 1], [-2 / 11, -1.6, -1.8], rtol=1e-5)
   # Sampled tokens keep their ratio: 1 and 0.8.
   np.testing.assert_allclose(loss[0, 0, :2], [1.0, 0.8], rtol=1e-5)
-  np.testing.assert_allclose(metrics['ratio'][0, 1], 1.0)
-  assert not np.asarray(metrics['logprob_gap'][0, 1]).any()
+  np.testing.assert_array_equal(metrics['sampled_share'][0, :, 0], [1, 0])
+  for name in objectives.OF_SAMPLED:
+    assert not np.asarray(metrics[name][0, 1]).any()
 
 
 def test_an_unlikely_token_of_a_teacher_has_the_larger_gradient():

@@ -187,6 +187,21 @@ def test_metrics_are_token_means_over_the_global_batch():
     assert metrics[name] == pytest.approx(value, rel=2e-5, abs=1e-6), name
 
 
+def test_what_a_teacher_gave_counts_in_no_mean_over_sampled_tokens():
+  batch = ragged()
+  given = jnp.zeros(batch.mask.shape[:2], bool).at[:, 1].set(True)
+  _, metrics = table_step(batch.replace(teacher=given))
+  mask = np.asarray(batch.mask)
+  own = mask & ~np.asarray(given)[:, :, None]
+  picked, entropy = map(np.asarray, table_score(TABLE, batch))
+  gap = (picked - np.asarray(batch.old_logprobs))[own]
+  assert metrics['ratio'] == pytest.approx(np.exp(gap).mean(), rel=2e-5)
+  assert metrics['logprob_gap'] == pytest.approx(np.abs(gap).mean(), rel=2e-5)
+  assert metrics['sampled_share'] == pytest.approx(own.sum() / mask.sum())
+  # All tokens have an entropy, whoever chose them.
+  assert metrics['entropy'] == pytest.approx(entropy[mask].mean(), rel=2e-5)
+
+
 def test_an_on_policy_step_is_the_policy_gradient():
   batch = ragged()
   batch = batch.replace(old_logprobs=table_score(TABLE, batch)[0])
