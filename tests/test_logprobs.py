@@ -132,6 +132,21 @@ def test_hidden_states_in_bf16_still_give_fp32_logits():
   np.testing.assert_array_equal(got, wide)
 
 
+def test_gradients_of_bf16_hidden_states_are_those_of_fp32_but_for_rounding():
+  def total(hidden, head):
+    picked, _ = program(0.7, V, 3)(hidden, head, jnp.asarray(TARGETS))
+    return (jnp.arange(C) * picked).sum()
+
+  rounded = lambda x: jnp.asarray(x, jnp.bfloat16)
+  narrow = jax.grad(total, (0, 1))(rounded(HIDDEN), HEAD)
+  wide = jax.grad(total, (0, 1))(rounded(HIDDEN).astype(jnp.float32), HEAD)
+  assert narrow[0].dtype == jnp.bfloat16 and narrow[1].dtype == jnp.float32
+  for a, b in zip(narrow, wide, strict=True):
+    a, b = np.asarray(a, np.float32), np.asarray(b)
+    # Each factor is rounded by 2^-9 at most, and what hidden states get again.
+    assert 0 < np.linalg.norm(a - b) < 0.006 * np.linalg.norm(b)
+
+
 def shapes(jaxpr):
   """Shapes of everything a jaxpr computes, inner jaxprs included."""
   found = set()
