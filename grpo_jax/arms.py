@@ -96,10 +96,12 @@ def table(
   """
   found = measured(arms, measures)
   first = next(iter(found), None)
-  lines = [
-    f'{"arm":16s}{"p against":>16s}{"seeds":>6s}'
-    + ''.join(f'{m:>26s}' for m in measures)
-  ]
+  widths = [max(26, len(m) + 2) for m in measures]
+
+  def columns(texts):
+    return ''.join(f'{t:>{n}s}' for t, n in zip(texts, widths, strict=True))
+
+  lines = [f'{"arm":16s}{"p against":>16s}{"seeds":>6s}' + columns(measures)]
   for arm, one in found.items():
     other = against.get(arm, first)
     other = other if other != arm and other in found else ''
@@ -107,10 +109,7 @@ def table(
       _cell(one.values[m], found[other].values[m] if other else None)
       for m in measures
     ]
-    lines.append(
-      f'{arm:16s}{other:>16s}{len(one.seeds):6d}'
-      + ''.join(f'{c:>26s}' for c in cells)
-    )
+    lines.append(f'{arm:16s}{other:>16s}{len(one.seeds):6d}' + columns(cells))
   return '\n'.join(lines)
 
 
