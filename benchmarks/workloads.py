@@ -120,7 +120,11 @@ _ALL = (
     prompt=64,
     completion=64,
     # Weights of that size are read once a token, not by each device.
-    fields={'cpu_devices': 1},
+    fields={
+      'cpu_devices': 1,
+      'updates.microbatches': 2,
+      'updates.logits_chunk': 4,
+    },
     goals=(
       Goal('rollout', 'best', 2.5),
       Goal('update', 'best', 2.0),
