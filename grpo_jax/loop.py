@@ -17,17 +17,23 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
-from grpo_jax import checkpoints, cli, config, evaluate, hosts, metrics, runs
+from grpo_jax import (
+  checkpoints,
+  cli,
+  config,
+  evaluate,
+  hosts,
+  metrics,
+  runs,
+  update,
+)  # fmt: skip
 from grpo_jax.policy import Policy
 from grpo_jax.structs import TrainState
 from grpo_jax.trainer import Trainer
 
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
-# Of an update as a whole; all others are means over its tokens.
-_OF_UPDATES = ('loss', 'grad_norm', 'nonfinite', 'tokens', 'padding/update')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +255,7 @@ class Loop:
           if name in _AT_FIRST:
             row[f'logprob_gap/{_AT_FIRST[name]}'] = updates[0][name]
           else:
-            row[prefix + name] = _mean(name, updates)
+            row[prefix + name] = update.mean(name, updates)
       row |= times
       tokens = row['tokens'] if outcome.tokens is None else outcome.tokens
       row['tokens_per_s/step'] = tokens / times['time/step']
@@ -315,12 +321,3 @@ class Loop:
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},
       )
-
-
-def _mean(name, updates):
-  """Over the updates of a step, or over the tokens of all of them."""
-  values = np.array([update[name] for update in updates], np.float64)
-  if name in _OF_UPDATES:
-    return values.mean()
-  tokens = np.array([update['tokens'] for update in updates], np.float64)
-  return (tokens * values).sum() / max(tokens.sum(), 1.0)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from grpo_jax.structs import Array, Batch
 
-# Metrics that compare the policy with its sampler; a teacher's tokens, which
-# it did not sample, are 0 in them, and their means are over the others.
-OF_SAMPLED = ('clip_share', 'ratio', 'logprob_gap')
+# Metrics of what the policy sampled; a teacher's tokens, which it did not, are
+# 0 in them, and their means are over the others.
+OF_SAMPLED = ('clip_share', 'ratio', 'logprob_gap', 'kl')
 
 
 def policy(
@@ -40,7 +40,8 @@ def policy(
     entropy_coef: weight of the entropy bonus.
     teacher_gamma: a teacher's trace has the loss -f(p) A, f(p) = p / (p +
       gamma), which still moves tokens that the policy finds unlikely; no ratio
-      and no clip (LUFFY 2504.14945 eq. 6-7).
+      and no clip (LUFFY 2504.14945 eq. 6-7). Nor has it a KL term, which is an
+      estimate from the policy's own samples.
     off_policy_limit: a completion of negative advantage has no policy loss once
       the mean of log sampler - log policy over its tokens is above this
       (DeepSeek-V3.2 2512.02556 eq. 9). Denominators still count it.
@@ -81,16 +82,17 @@ def policy(
     'ratio': jnp.exp(log_ratio),
     'logprob_gap': jnp.abs(_gap(batch, log_ratio)),
   }
-  if batch.teacher is not None:
-    own = jnp.broadcast_to(~given, logprobs.shape)
-    metrics |= {k: jnp.where(own, metrics[k], 0.0) for k in OF_SAMPLED}
-    metrics['sampled_share'] = own
   if batch.ref_logprobs is not None:
     x = jnp.where(batch.mask, batch.ref_logprobs - logprobs, 0.0)
-    divergence = kl(x, log_ratio)
-    metrics['kl'] = divergence
-    if kl_coef:
-      token_loss = token_loss + kl_coef * divergence
+    metrics['kl'] = kl(x, log_ratio)
+  if batch.teacher is not None:
+    own = jnp.broadcast_to(~given, logprobs.shape)
+    metrics |= {
+      k: jnp.where(own, metrics[k], 0.0) for k in OF_SAMPLED if k in metrics
+    }
+    metrics['sampled_share'] = own
+  if kl_coef and batch.ref_logprobs is not None:
+    token_loss = token_loss + kl_coef * metrics['kl']
   if entropy_coef:
     bonus = jnp.where(batch.mask, entropy, 0.0)
     if batch.factors is not None:

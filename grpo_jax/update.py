@@ -5,17 +5,21 @@ one weighted sum. Weights come from the whole batch, so the result does not
 depend on the split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from grpo_jax import replicas as replicas_lib
 from grpo_jax.objectives import OF_SAMPLED
 from grpo_jax.replicas import Replicas
 from grpo_jax.structs import Array, Batch, has_samples, PyTree, TrainState
+
+# Of an update as a whole; all other metrics are means over its tokens.
+_OF_UPDATES = ('loss', 'grad_norm', 'nonfinite', 'tokens', 'padding/update')
 
 
 def init_state(
@@ -218,6 +222,20 @@ def accumulate(
   carry, _ = jax.lax.scan(body, ((grads, loss, sums), tops), xs)
   (grads, loss, sums), tops = carry
   return together(grads, loss, sums, tops)
+
+
+def mean(name: str, updates: Sequence[Mapping[str, float]]) -> float:
+  """Of a metric over the updates of a step, or over the tokens of all of them.
+
+  Those that it counts: of what is `OF_SAMPLED`, not a teacher's.
+  """
+  values = np.array([one[name] for one in updates], np.float64)
+  if name in _OF_UPDATES:
+    return values.mean()
+  tokens = np.array([one['tokens'] for one in updates], np.float64)
+  if name in OF_SAMPLED:
+    tokens *= [one.get('sampled_share', 1.0) for one in updates]
+  return (tokens * values).sum() / max(tokens.sum(), 1.0)
 
 
 def split(tree: PyTree, *, parts: tuple[int, int]) -> PyTree:

@@ -40,7 +40,8 @@ OLD = np.log([[0.5, 0.25, 1.0], [0.9, 0.9, 0.9]])
 
 def test_a_teachers_trace_is_pushed_by_its_shaped_probability():
   b = batch(
-    advantages=[-1.0, 2.0], old_logprobs=OLD, teacher=[False, True]
+    advantages=[-1.0, 2.0], old_logprobs=OLD, teacher=[False, True],
+    ref_logprobs=OLD,
   )  # fmt: skip
   loss, metrics = policy()(b, LOGPROBS, 0 * LOGPROBS)
   # f(p) = p / (p + 0.1): 0.01 -> 1/11, 0.4 -> 0.8, 0.9 -> 0.9. No ratio.
@@ -50,6 +51,19 @@ def test_a_teachers_trace_is_pushed_by_its_shaped_probability():
   np.testing.assert_array_equal(metrics['sampled_share'][0, :, 0], [1, 0])
   for name in objectives.OF_SAMPLED:
     assert not np.asarray(metrics[name][0, 1]).any()
+
+
+def test_a_teachers_trace_has_no_kl_term():
+  b = batch(
+    advantages=[0.0, 0.0], old_logprobs=OLD, teacher=[False, True],
+    ref_logprobs=OLD - 0.5,
+  )  # fmt: skip
+  loss, metrics = policy(kl_coef=2.0, kl=losses.k2)(b, LOGPROBS, 0 * LOGPROBS)
+  # Of the sampled tokens log(1 / 1) - 0.5 and log(0.25 / 0.2) - 0.5, halved.
+  x = np.array([-0.5, np.log(1.25) - 0.5])
+  np.testing.assert_allclose(metrics['kl'][0, 0, :2], x**2 / 2, rtol=1e-5)
+  np.testing.assert_allclose(loss[0, 0, :2], x**2, rtol=1e-5)
+  np.testing.assert_array_equal(loss[0, 1], 0)
 
 
 def test_an_unlikely_token_of_a_teacher_has_the_larger_gradient():

@@ -202,6 +202,18 @@ def test_what_a_teacher_gave_counts_in_no_mean_over_sampled_tokens():
   assert metrics['entropy'] == pytest.approx(entropy[mask].mean(), rel=2e-5)
 
 
+def test_a_steps_mean_counts_the_tokens_of_each_update():
+  updates = [
+    dict(loss=1.0, tokens=10.0, entropy=1.0, ratio=2.0, sampled_share=0.2),
+    dict(loss=3.0, tokens=30.0, entropy=2.0, ratio=1.0, sampled_share=1.0),
+    dict(loss=5.0, tokens=40.0, entropy=3.0, ratio=0.0, sampled_share=0.0),
+  ]
+  assert update.mean('loss', updates) == 3.0
+  assert update.mean('entropy', updates) == (10 + 60 + 120) / 80
+  # 2 tokens of the first, 30 of the second, none of a teacher's.
+  assert update.mean('ratio', updates) == (2 * 2 + 30) / 32
+
+
 def test_an_on_policy_step_is_the_policy_gradient():
   batch = ragged()
   batch = batch.replace(old_logprobs=table_score(TABLE, batch)[0])
