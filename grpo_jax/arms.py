@@ -27,7 +27,7 @@ import numpy as np
 from scipy import stats
 
 from grpo_jax import files, metrics, runs, scaling_law, stage_table
-from grpo_jax.measures import standard_error
+from grpo_jax.measures import OF_SOME, standard_error
 
 # What a finding's curves are kept of.
 CURVES = (
@@ -225,7 +225,7 @@ def _measures(workdir, measures, seen):
     kind, argument = _of_curve(name)
     if kind:
       return _OF_CURVES[kind](curves, argument)
-    if name in _OF_SOME and evaluated:
+    if name in OF_SOME and evaluated:
       return evaluated.get(name, math.nan)
     if name not in evaluated:
       raise ValueError(
@@ -322,8 +322,3 @@ _OF_CURVES = {
   'reach': _reach, 'first': _first, 'last': _last, 'at': _at,
   'median': _median, 'forecast': _forecast,
 }  # fmt: skip
-# Of answers that a run may not have given.
-_OF_SOME = (
-  'mean_length_right', 'mean_length_wrong', 'thinking_length_right',
-  'thinking_length_wrong', 'reflective_gain',
-)  # fmt: skip

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
   step, params = pol.checkpoint()
+  if step is not None:  # of a run
+    for hint in validation.shared_questions(cfg):
+      logging.warning('%s', hint)
   result = evaluation.run(
     programs.publish(pol)(params), progress=hosts.is_first()
   )
@@ -88,11 +91,7 @@ class Evaluation:
   """The evaluation of a config, to be run on any parameters."""
 
   measure = 'pass@1'  # of what the best has most
-  # Left out of an evaluation where there is nothing that they are of.
-  optional = (
-    'mean_length_right', 'mean_length_wrong', 'thinking_length_right',
-    'thinking_length_wrong', 'reflective_gain', 'language_consistency',
-  )  # fmt: skip
+  optional = measures.OF_SOME
 
   def __init__(self, cfg, pol: policy.Policy):
     e = cfg.eval
@@ -214,14 +213,18 @@ def summarise(
   canonical = [[_spelling(answer) for answer in row] for row in given]
   result = {}
 
-  def add(name, per_problem):
-    result[name] = float(np.mean(per_problem))
-    result[f'{name}_stderr'] = measures.standard_error(per_problem)
+  prompts = np.array([example.prompt for example in examples])
+
+  def add(name, per_problem, of=slice(None)):
+    result[name] = float(np.mean(per_problem[of]))
+    result[f'{name}_stderr'] = measures.standard_error(
+      per_problem[of], clusters=prompts[of]
+    )
 
   add('pass@1', strict.mean(1))
   for domain in sorted({example.domain for example in examples} - {''}):
     of = np.array([example.domain == domain for example in examples])
-    add(f'pass@1/{domain}', strict[of].mean(1))
+    add(f'pass@1/{domain}', strict.mean(1), of)
   for k in ks:
     add(f'pass@{k}', measures.pass_at_k(strict, k))
   for k in votes:

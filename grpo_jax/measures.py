@@ -1,8 +1,15 @@
 """Measures of sampled answers: pass@k, votes, standard errors (host side)."""
 
+from collections.abc import Hashable, Sequence
 import math
 
 import numpy as np
+
+# Left out of an evaluation where there is nothing that they are of.
+OF_SOME = (
+  'mean_length_right', 'mean_length_wrong', 'thinking_length_right',
+  'thinking_length_wrong', 'reflective_gain', 'language_consistency',
+)  # fmt: skip
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
@@ -73,10 +80,28 @@ def cons_at_k(
   return np.array(results)
 
 
-def standard_error(per_problem: np.ndarray) -> float:
-  """Of the mean over problems (clustered by problem, 2411.00640 eq. 4)."""
-  n = len(per_problem)
-  return float(np.std(per_problem, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+def standard_error(
+  values: np.ndarray, clusters: Sequence[Hashable] | None = None
+) -> float:
+  """Of the mean, clustered (2411.00640 eq. 4), with C / (C - 1) for C clusters.
+
+  Args:
+    values: [N], each a mean of its own samples.
+    clusters: [N], equal where values are not independent, as of a problem that
+      is asked twice; None: each by itself.
+
+  Returns:
+    0 of a single cluster.
+  """
+  values = np.asarray(values, np.float64)
+  off = values - values.mean()
+  if clusters is not None:
+    _, of = np.unique(np.asarray(clusters), return_inverse=True)
+    off = np.bincount(of, off)
+  count = len(off)
+  if count < 2:
+    return 0.0
+  return float(math.sqrt(count / (count - 1) * (off**2).sum()) / len(values))
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -92,7 +92,9 @@ class Lesson:
     self.train = preferences.balance(
       train, method=r.balance_lengths, seed=cfg.seed
     )
-    self.held_out = held_out[: r.test_rows]
+    # Of all sources that a file has one after the other.
+    drawn = np.random.RandomState(cfg.seed).permutation(len(held_out))
+    self.held_out = [held_out[i] for i in sorted(drawn[: r.test_rows])]
     self.read = [len(found), len(train), len(self.train), len(held_out)]
     for row in [*self.train, *self.held_out][:_MOST_TRIED]:
       self._ids(row)
@@ -130,8 +132,12 @@ class Lesson:
       if stopping():
         return None
     wanted = np.array([row.wanted for row in self.held_out])
-    found = np.concatenate(scores)
-    return summarise(found, np.concatenate(lengths), wanted)
+    return summarise(
+      np.concatenate(scores),
+      np.concatenate(lengths),
+      wanted,
+      prompts=[row.prompt for row in self.held_out],
+    )
 
   def _lay_out(self, rows: Sequence[Row]) -> Batch:
     ids = [self._ids(row) for row in rows]
@@ -169,7 +175,11 @@ class Lesson:
 
 
 def summarise(
-  scores: np.ndarray, lengths: np.ndarray, wanted: np.ndarray
+  scores: np.ndarray,
+  lengths: np.ndarray,
+  wanted: np.ndarray,
+  *,
+  prompts: Sequence[str],
 ) -> dict[str, float]:
   """Measures of held-out rows.
 
@@ -177,6 +187,7 @@ def summarise(
     scores: [N G], of pairs (G = 2, the chosen first) or of responses (G = 1).
     lengths: [N G] tokens.
     wanted: [N G], the labels if G = 1.
+    prompts: [N]; errors are clustered by them.
 
   Returns:
     'loss', 'accuracy' (half of a tie), its standard error; 'margin', how far
@@ -200,7 +211,7 @@ def summarise(
   found = {
     'loss': float(expected(lambda x: np.logaddexp(0, -x)).mean()),
     'accuracy': float(right.mean()),
-    'accuracy_stderr': measures.standard_error(right),
+    'accuracy_stderr': measures.standard_error(right, clusters=prompts),
     'margin': float(expected(lambda x: x).mean()),
     'score_mean': float(scores.mean()),
     'score_std': float(scores.std()),

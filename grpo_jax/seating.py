@@ -54,6 +54,11 @@ class Plan:
     return int(self.ages.max())
 
 
+def capacities(max_length: int, chunk: int) -> list[int]:
+  """Slots that a cache of seats may have, see `layout.capacities`."""
+  return layout.capacities(max_length, 4 * chunk)
+
+
 class Seating:
   """Plans of one call of the sampler, one after another."""
 
@@ -78,7 +83,7 @@ class Seating:
       max_length: the most tokens of a completion.
     """
     self.group_size, self.ways, self.chunk = group_size, ways, chunk
-    self.capacities = layout.capacities(max_length, 4 * chunk)
+    self.capacities = capacities(max_length, chunk)
     # By way: prompt -> its completions that wait, both in order.
     self.waiting = [
       {

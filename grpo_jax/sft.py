@@ -35,6 +35,9 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   cfg = with_steps(cfg, examples=len(ask.task))
   if hosts.is_first():
     warn_of_cuts(ask, cfg)
+    if cfg.eval.every:
+      for hint in validation.shared_questions(cfg):
+        logging.warning('%s', hint)
   trainer = training.sft_trainer(pol, cfg)
 
   def prepare(step):

@@ -85,7 +85,7 @@ def of_answers(
     'language_consistency': mean share of a thought's words in the language,
     over thoughts of ten words or more (three, where an example lists its
     language's words); left out where there are none.
-    Each mean over answers has a '_stderr', clustered by question.
+    Each mean over answers has a '_stderr', clustered by prompt.
   """
   thinking = _table(completions, lambda c: count_tokens(text.thought(c)))
   words = _table(completions, lambda c: len(reflective_words(c)))
@@ -101,22 +101,26 @@ def of_answers(
       ]
     ),
   }
+  prompts = np.array([example.prompt for example in examples])
   result = {}
   for name, values in means.items():
-    per_question = values.mean(1)
-    result[name] = float(per_question.mean())
-    result[f'{name}_stderr'] = measures.standard_error(per_question)
+    result |= _mean(name, values.mean(1), prompts)
   for name, chosen in (('right', right), ('wrong', ~right)):
     if chosen.any():
       result[f'thinking_length_{name}'] = float(thinking[chosen].mean())
   tokens = max(float(lengths.sum()), 1.0)
   result['reflective_per_1k'] = float(1000 * words.sum() / tokens)
-  result |= _gain(words > 0, right)
+  result |= _gain(words > 0, right, prompts)
   result |= _language(completions, examples, language)
   return result
 
 
-def _gain(chosen, right):
+def _mean(name, per_question, prompts):
+  error = measures.standard_error(per_question, clusters=prompts)
+  return {name: float(np.mean(per_question)), f'{name}_stderr': error}
+
+
+def _gain(chosen, right, prompts):
   """Of the chosen answers over the others, at equal difficulty."""
   both = np.flatnonzero(chosen.any(1) & ~chosen.all(1))
   if not both.size:
@@ -124,10 +128,7 @@ def _gain(chosen, right):
   per_question = np.array(
     [right[q][chosen[q]].mean() - right[q][~chosen[q]].mean() for q in both]
   )
-  return {
-    'reflective_gain': float(per_question.mean()),
-    'reflective_gain_stderr': measures.standard_error(per_question),
-  }
+  return _mean('reflective_gain', per_question, prompts[both])
 
 
 def _language(completions, examples, language):
@@ -143,13 +144,14 @@ def _language(completions, examples, language):
     for row, example in zip(completions, examples, strict=True)
   ]
   judged = [[s for s in row if s is not None] for row in found]
-  per_question = np.array([np.mean(row) for row in judged if row])
-  if not per_question.size:
+  known = [q for q, row in enumerate(judged) if row]
+  if not known:
     return {}
-  return {
-    'language_consistency': float(per_question.mean()),
-    'language_consistency_stderr': measures.standard_error(per_question),
-  }
+  return _mean(
+    'language_consistency',
+    [np.mean(judged[q]) for q in known],
+    [examples[q].prompt for q in known],
+  )
 
 
 def _table(completions, measure):

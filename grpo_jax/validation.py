@@ -3,18 +3,59 @@
 Those of reinforcement learning are in `validation_rl`.
 """
 
+from grpo_jax import layout, seating
 from grpo_jax.config import divides, one_of, positive
+from grpo_jax.models import decode_kernel
 from grpo_jax.preferences import BALANCES
 from grpo_jax.rewards import text
 
+# Tasks of a file, whose splits are all of it unless they are given a share.
+_OF_FILES = ('jsonl', 'verified')
 
-def of_seats(cfg) -> None:
-  """ValueError for a negative number of them."""
-  if cfg.sample.seats < 0:
-    raise ValueError(
-      f'sample.seats={cfg.sample.seats} must be at least 0 (0 decodes all '
-      'branches together)'
+
+def shared_questions(cfg) -> list[str]:
+  """Sentences for the log, of files that training and evaluation both ask."""
+  trained, asked = (
+    _whole_files(task)
+    for task in (
+      cfg.task.to_dict(),
+      cfg.task.to_dict() | cfg.eval.task.to_dict(),
     )
+  )
+  return [
+    f'evaluation asks all of {path}, and what is trained on it has seen that: '
+    'test_share=0 keeps none of it apart'
+    for path in sorted(trained & asked)
+  ]
+
+
+def _whole_files(task):
+  """Paths of a task and its parts of which no share is kept apart."""
+  if task['name'] == 'mixture':
+    parts = task.get('parts', {}).values()
+    return set().union(*map(_whole_files, parts))
+  whole = task['name'] in _OF_FILES and not task.get('test_share', 0.0)
+  return {task.get('path')} if whole else set()
+
+
+def of_caches(cfg, *limits: int) -> None:
+  """Checks seats, and the caches of completions of up to so many tokens.
+
+  Raises:
+    ValueError: fewer seats than none, or `sample.decoding=kernel` could not
+      read a cache once completions are that long.
+  """
+  s = cfg.sample
+  if s.seats < 0:
+    raise ValueError(
+      f'sample.seats={s.seats} must be at least 0 (0 decodes all branches '
+      'together)'
+    )
+  if s.decoding == 'kernel':
+    capacities = seating.capacities if s.seats else layout.capacities
+    for limit in limits:
+      for slots in capacities(limit, s.chunk):
+        decode_kernel.block_size(slots)
 
 
 def of_answers(cfg, section: str) -> None:
@@ -28,7 +69,6 @@ def of_answers(cfg, section: str) -> None:
     ValueError: with the numbers and the remedy.
   """
   s = cfg[section]
-  of_seats(cfg)
   positive(
     cfg,
     f'{section}.prompts',
@@ -39,6 +79,7 @@ def of_answers(cfg, section: str) -> None:
     'sample.chunk',
     'sample.trunk_multiple',
   )
+  of_caches(cfg, cfg.sample.max_completion_length)
   for field, valid, span in (
     ('temperature', s.temperature >= 0, 'at least 0 (0 is greedy)'),
     ('top_k', s.top_k >= 0, 'at least 0 (0 keeps all)'),

@@ -6,9 +6,6 @@ from configs import base
 from grpo_jax import offload, planner, validation
 from grpo_jax.config import critic_wanted, divides, one_of, positive
 
-# Tasks of a file, whose splits are all of it unless they are given a share.
-_SHARED = ('jsonl', 'verified')
-
 
 def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
   """Checks what can be known from numbers alone.
@@ -45,8 +42,10 @@ def of_training(cfg, *, ways: Mapping[str, tuple[int, int, int]]) -> None:
       f'sample.temperature={cfg.sample.temperature} must be above 0 in '
       'training: greedy samples of a group are all equal'
     )
-  validation.of_seats(cfg)
   _early_limit(cfg)
+  s = cfg.sample
+  early = (s.early_completion_length,) if s.early_steps else ()
+  validation.of_caches(cfg, *early, s.max_completion_length)
   _algorithm(cfg)
   _filters(cfg)
   _offload(cfg)
@@ -98,19 +97,9 @@ def hints(cfg) -> list[str]:
       'every token has the ratio of its completion, so long completions weigh '
       'more; the paper has sequence_mean'
     )
-  return found + _same_questions(cfg) + _idle_critic(cfg)
-
-
-def _same_questions(cfg):
-  """Of an evaluation on the rows that are trained on, nothing kept apart."""
-  asked = cfg.task.to_dict() | cfg.eval.task.to_dict()
-  kept_apart = asked['name'] not in _SHARED or asked.get('test_share', 0.0)
-  if not cfg.eval.every or kept_apart or asked['path'] != cfg.task.get('path'):
-    return []
-  return [
-    f'evaluation asks what is trained on: {asked["path"]} is both, and '
-    'task.test_share=0 keeps none of it apart'
-  ]
+  if cfg.eval.every:
+    found += validation.shared_questions(cfg)
+  return found + _idle_critic(cfg)
 
 
 def _idle_critic(cfg):

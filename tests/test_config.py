@@ -196,12 +196,44 @@ def test_an_evaluation_on_what_is_trained_on_is_told():
   assert validation_rl.hints(c) == []
   c.eval.every = 10
   [hint] = validation_rl.hints(c)
-  assert 'evaluation asks what is trained on: a.jsonl' in hint
+  assert 'evaluation asks all of a.jsonl, and what is trained on it' in hint
   c.eval.task = dict(split='test', path='b.jsonl')
   assert validation_rl.hints(c) == []
   c.eval.task = dict(split='test')
   c.task.test_share = 0.1
   assert validation_rl.hints(c) == []
+
+
+def test_parts_of_a_mixture_that_evaluation_asks_too_are_told():
+  c = base.get_config()
+  file = dict(name='jsonl', share=1.0)
+  apart = file | dict(path='b.jsonl', test_share=0.1)
+  sums = dict(name='arithmetic', share=1.0)
+  parts = dict(a=file | dict(path='a.jsonl'), b=apart, c=sums)
+  c.task = dict(name='mixture', split='train', parts=parts)
+  [hint] = validation.shared_questions(c)
+  assert 'all of a.jsonl' in hint
+  c.task.parts.a.test_share = 0.1
+  assert validation.shared_questions(c) == []
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    # 32, 64, ... 2,048, 3,000 slots; 96 x 4 ... 1,536, 2,000; early ones too.
+    dict(max_completion_length=3000, chunk=32),
+    dict(max_completion_length=2000, chunk=96, seats=8),
+    dict(max_completion_length=4096, chunk=1024, early_steps=5,
+         early_completion_length=3000),
+  ],
+)  # fmt: skip
+def test_caches_that_the_kernel_cannot_read_are_told_at_the_start(fields):
+  c = changed()
+  c.sample.update(fields)
+  validation_rl.of_training(c, ways=tiny.ways())
+  c.sample.decoding = 'kernel'
+  with pytest.raises(ValueError, match='a cache of [23]000 slots in blocks of'):
+    validation_rl.of_training(c, ways=tiny.ways())
 
 
 def test_parts_of_groups_are_refused_where_there_are_no_groups():

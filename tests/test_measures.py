@@ -82,6 +82,19 @@ def test_the_standard_error_is_over_problems():
   assert measures.standard_error(np.array([0.3])) == 0.0
 
 
+def test_what_is_asked_twice_is_one_cluster():
+  values = np.array([0.0, 1.0, 0.0, 1.0])
+  each = measures.standard_error(values, clusters=['d', 'c', 'b', 'a'])
+  assert each == measures.standard_error(values)
+  # Sums off the mean: a -1, b 1/2, c 1/2. sqrt(3/2 * (1 + 1/4 + 1/4)) / 4.
+  found = measures.standard_error(values, clusters=['a', 'b', 'a', 'c'])
+  assert found == pytest.approx(1.5 / 4)
+  # Twice all of it says no more than once.
+  twice = measures.standard_error(np.tile(values, 2), clusters=[*'abcdabcd'])
+  assert twice == pytest.approx(each)
+  assert measures.standard_error(values, clusters=['a'] * 4) == 0.0
+
+
 def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')

@@ -57,7 +57,7 @@ def test_gibberish_repeats_itself_or_cannot_be_parsed(completion, gibberish):
 def measure(completions, right, lengths=None, data=()):
   return text_measures.of_answers(
     completions,
-    [Example('', '', data=dict(data)) for _ in completions],
+    [Example(str(q), '', data=dict(data)) for q in range(len(completions))],
     np.full(np.shape(right), 10) if lengths is None else np.array(lengths),
     np.array(right),
     count_tokens=len,

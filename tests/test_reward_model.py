@@ -118,8 +118,12 @@ def test_held_out_pairs_are_measured_by_hand():
     np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [5.0, 0.0]]),
     np.array([[4, 2], [2, 5], [3, 3], [1, 6]]),
     np.zeros((4, 2)),
+    prompts=['p', 'q', 'q', 'p'],
   )
   assert found['accuracy'] == (1 + 0 + 0.5 + 1) / 4
+  # Sums off the mean of 0.625: 0.75 of p, -0.75 of q.
+  error = math.sqrt(2 * (0.75**2 + 0.75**2)) / 4
+  assert found['accuracy_stderr'] == pytest.approx(error)
   assert found['margin'] == (1 - 3 + 0 + 5) / 4
   gaps = (1, -3, 0, 5)
   wanted = sum(math.log1p(math.exp(-x)) for x in gaps) / 4
@@ -132,7 +136,10 @@ def test_held_out_pairs_are_measured_by_hand():
 
 def test_held_out_labels_are_measured_by_hand():
   found = reward_model.summarise(
-    np.array([[2.0], [1.0], [-1.0]]), np.ones((3, 1)), np.array([[1], [0], [0]])
+    np.array([[2.0], [1.0], [-1.0]]),
+    np.ones((3, 1)),
+    np.array([[1], [0], [0]]),
+    prompts=['p', 'q', 'r'],
   )
   assert found['accuracy'] == pytest.approx(2 / 3)
   assert found['margin'] == pytest.approx((2 - 1 + 1) / 3)
@@ -141,6 +148,7 @@ def test_held_out_labels_are_measured_by_hand():
     np.array([[2.0], [1.0], [-1.0]]),
     np.ones((3, 1)),
     np.array([[0.8], [0.4], [0.5]]),
+    prompts=['p', 'q', 'r'],
   )
   assert soft['accuracy'] == pytest.approx((0.8 + 0.4 + 0.5) / 3)
   assert soft['margin'] == pytest.approx((2 * 0.6 - 1 * 0.2 - 0) / 3)
