@@ -42,7 +42,8 @@ def reward_model(
       own completion.
 
   Raises:
-    ValueError: no reward model there, or an unknown shape or reference.
+    ValueError: no reward model there, an unknown shape or reference, or prompts
+      that do not divide over the devices that one response each is scored on.
   """
   config.one_of('shape of reward_model', shape, ('none', 'sigmoid'))
   number = isinstance(reference, int | float) and math.isfinite(reference)
@@ -51,6 +52,11 @@ def reward_model(
     config.one_of('reference of reward_model', reference, known)
   model = scorer.open_scorer(cfg, path, part=part)
   model.reader.says_nothing('')  # An unknown part is told here.
+  if shape == 'sigmoid' and reference == 'completion':
+    ways = model.policy.for_groups_of(1).ways()['train'][0]
+    config.divides(
+      cfg.prompts_per_step, {'devices': ways}, field='prompts_per_step'
+    )
   mean = model.facts['held_out']['score_mean']
   # A constant of the program: nothing to send, nor to place.
   at = float(reference) if number else mean

@@ -3,11 +3,11 @@
 Answers are printed as they are decoded, the thought dimmed on a terminal (not
 in a pipe, nor with NO_COLOR set). Earlier turns are part of the prompt by the
 tokenizer's chat template, which also decides what becomes of old thoughts.
-Without one, or where the config puts a template of its own around the bare
-question (R1-Zero), each question stands alone, as in training.
+Without one, or where a run was trained without (R1-Zero), each question stands
+alone, as in training.
 
-The answer to question n of a session is a function of (seed, n, what was said):
-that to the first is what `generate --prompt` gives. Notes go to stderr.
+The answer to question n of a session is a function of (seed, n, what was said);
+a run's to the first is what `generate --prompt` gives. Notes go to stderr.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,8 +66,9 @@ class Chat:
   def __init__(self, cfg, pol: policy.Policy):
     self.cfg, self.policy = cfg, pol.for_groups_of(1)
     self.rows = self.policy.rows('sample')
-    self.params = programs.publish(pol)(pol.params())
-    self.several = takes_turns(cfg, pol.tokenizer)
+    step, params = pol.checkpoint()
+    self.params = programs.publish(pol)(params)
+    self.several = takes_turns(cfg, pol.tokenizer, of_run=step is not None)
     self.temperature = cfg.generate.temperature
     self.turns, self.asked, self.samplers = [], 0, {}
 
@@ -166,13 +167,14 @@ class Chat:
     return self.samplers[self.temperature]
 
 
-def takes_turns(cfg, tokenizer) -> bool:
+def takes_turns(cfg, tokenizer, *, of_run: bool) -> bool:
   """Whether prompts are conversations by the tokenizer's chat template.
 
-  A template of the config's own, around a bare question, is what the policy was
-  trained on: it has precedence over a chat template that merely exists.
+  A run's own prompts are what it was trained on, and a template of the config's
+  own was asked for: both have precedence over a chat template that is merely
+  there.
   """
-  bare = cfg.prompt.template in ('plain', '{prompt}')
+  bare = cfg.prompt.template in ('plain', '{prompt}') and not of_run
   return cfg.prompt.chat or (bare and bool(tokenizer.chat_template))
 
 

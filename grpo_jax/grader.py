@@ -58,7 +58,7 @@ class Grader:
     """Rewards [Q G] and components, of what is here; NaN elsewhere.
 
     A component is NaN too where its domains are others, and is not there at all
-    before its first step.
+    before its first step; without any, rewards are 0.
 
     Args:
       step: of the run, from 0.
@@ -66,6 +66,8 @@ class Grader:
       examples: Q of them, None likewise.
     """
     begun = [k for k, first in self.from_step.items() if first <= step]
+    if not begun:
+      return np.zeros((len(examples), len(completions[0])), np.float32), {}
     domains = {k: self.domains[k] for k in begun}
     # Dispatched first: the device scores while the host grades by rule.
     scores = {
@@ -211,6 +213,11 @@ def check(cfg, task: Task) -> None:
         f'steps={cfg.steps}'
       )
   paid = {k: v for k, v in cfg.rewards.items() if v.weight}
+  if not paid and not cfg.algorithm.reference_from:
+    raise ValueError(
+      'no reward has a weight, so there is nothing to learn from; give one a '
+      'weight, or distil with algorithm.reference_from'
+    )
   asked = [(part.domain, part.from_step) for part in task.parts]
   scheduled = any(v.get('from_step', 0) for v in cfg.rewards.values())
   # Where nothing is paid, as in distillation, no prompt needs a judge.

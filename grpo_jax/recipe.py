@@ -62,7 +62,8 @@ def _list(chosen):
     if step.finished():
       state = f'finished, {step.seconds():.0f} s'
     else:
-      state = f'begun {step.progress()}'.strip() if step.marker() else '-'
+      how = 'begun' if step.marker() else 'by hand' * bool(step.progress())
+      state = f'{how} {step.progress()}'.strip() or '-'
     print(f'{step.name:14s} {state:18s} {" ".join(step.needs)}')
     print(f'    {step.told("python")}')
     open_choices = recipes.undisclosed(recipes.notes(step.stage.config))

@@ -4,6 +4,7 @@ Stages 6 to 8 of a step, bound to a config and a policy. See `programs.py`.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 
 import jax
@@ -185,8 +186,9 @@ def join(policy: Policy) -> Callable[[list[Batch], Array], Batch]:
 
 
 def append(policy: Policy) -> Callable[[Batch, Batch], Batch]:
-  """`layout.append`, compiled."""
+  """`layout.append`, compiled; each completion stays whole, to be read next."""
   rows = policy.rows('train')
+  rows = dataclasses.replace(rows, rules=rows.rules | {'positions': None})
   return jax.jit(lambda *batches: rows.constrain(layout.append(*batches)))
 
 

@@ -141,7 +141,9 @@ class Step:
     marker = self.marker()
     if marker is None:
       config = self._resolved_config()
-      cli.refuse_another(config, self.folder, free=begun.FREE)
+      # A job started by hand has left the steps that its epochs make.
+      free = (*begun.FREE, *(('steps',) if config.sft.epochs else ()))
+      cli.refuse_another(config, self.folder, free=free)
       return
     new = _fields(self._asked())
     old = _fields({name: marker[name] for name in self._asked()})

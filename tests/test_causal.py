@@ -72,6 +72,15 @@ def test_every_way_gives_the_values_and_gradients_of_all_scores(way, shape):
   )
 
 
+@pytest.mark.parametrize('way', ['full', 'chunked', 'splash'])
+def test_no_queries_have_no_values(way):
+  # As a trunk has none where the prompt is one token.
+  shape = (2, 1, 4, 2, 0, 0, 16)
+  branch, _ = case(shape)
+  attend = causal.full if way == 'full' else attend_by(way, shape)
+  assert attend(*branch).shape == (2, 1, 4, 0, 16)
+
+
 def test_queries_may_be_split_over_devices():
   branch, trunk = case(SHAPES[1][:4] + (512, 24, 64))
   mesh = sharding.make_mesh(dict(data=1, fsdp=1, context=4), jax.devices()[:4])

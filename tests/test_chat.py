@@ -144,6 +144,15 @@ def test_commands_do_what_they_say(folder, expected, monkeypatch, capsys):
   assert told[-1] == 'cut at chat.max_completion_length=32 tokens'
 
 
+def test_a_run_that_was_trained_without_turns_has_none(folder):
+  cfg = config(folder)
+  tokenizer = policy.open_policy(cfg).tokenizer
+  assert chat.takes_turns(cfg, tokenizer, of_run=False)
+  assert not chat.takes_turns(cfg, tokenizer, of_run=True)
+  cfg.prompt.chat = True
+  assert chat.takes_turns(cfg, tokenizer, of_run=True)
+
+
 def test_a_template_of_the_config_asks_each_question_alone(folder):
   cfg = config(folder, **{'prompt.template': 'Q: {prompt} A:'})
   talking = chat.Chat(cfg, policy.open_policy(cfg))

@@ -165,11 +165,23 @@ def test_answers_that_look_like_fields_stay_where_they_are():
 
 def test_without_logprobs_what_is_written_counts(ask, server):
   server.logprobs = False
-  np.testing.assert_array_equal(ask()(PAIRS), [1.0, 0.0])
   judge = ask(logprobs=False, orders='random')
   np.testing.assert_array_equal(judge(PAIRS), [1.0, 0.0])
-  assert 'logprobs' not in server.asked[-1]
-  assert server.asked[-1]['temperature'] == 0
+  assert all('logprobs' not in body for body in server.asked)
+  assert all(body['temperature'] == 0 for body in server.asked)
+
+
+def test_an_endpoint_without_logprobs_is_asked_for_its_likelier_answer(
+  ask, server, tmp_path
+):
+  server.logprobs = False
+  judge = ask(parallel=1)
+  np.testing.assert_array_equal(judge(PAIRS), [1.0, 0.0])
+  # Once at temperature 1, where the answer is drawn: it is paid, not kept.
+  temperatures = [body['temperature'] for body in server.asked]
+  assert temperatures == [1, 0, 0, 0, 0]
+  assert judge.cost.requests == 5
+  assert sum(1 for _ in (tmp_path / 'cache.jsonl').open()) == 4
 
 
 @pytest.mark.parametrize('logprobs', [True, False])
@@ -178,7 +190,7 @@ def test_an_answer_that_cannot_be_read_leaves_the_pair_unknown(
 ):
   neither = judge_server.completion(None, logprobs=logprobs)
   server.answers = [(200, {}, neither)]
-  found = ask(parallel=1)(PAIRS)
+  found = ask(parallel=1, logprobs=logprobs)(PAIRS)
   assert np.isnan(found[0])  # one order is no judgement
   assert found[1] == pytest.approx(0.2)
 
@@ -302,6 +314,7 @@ LISTED = [{'token': 'm', 'logprob': -0.1}]
 def test_answers_of_many_servers_are_read(choice, usage, first):
   choice = {'message': {'content': 'm'}} | choice
   found = endpoint.read_answer({'choices': [choice], 'usage': usage})
+  del found['weighed']
   assert found == {'first': first, 'tokens_in': 0, 'tokens_out': 0}
 
 

@@ -357,7 +357,22 @@ def test_where_nothing_is_paid_no_domain_needs_a_judge():
   c = config(
     rewards=dict(r=reward('correct', domains=('reasoning',), weight=0))
   )
+  with pytest.raises(ValueError, match='no reward has a weight, so there is'):
+    grader_lib.check(c, mixture(**TWO))
+  c.algorithm.reference_from = 'runs/teacher'
   grader_lib.check(c, mixture(**TWO))
+
+
+def test_without_any_reward_all_are_0():
+  task = mixture(**TWO)
+  c = config(rewards=dict())
+  c.algorithm.reference_from = 'runs/teacher'
+  examples = [task.example(0), task.example(40)]
+  got, components = grader_lib.Grader(c, task).grade(
+    0, [['a'] * 3] * 2, examples
+  )
+  np.testing.assert_array_equal(got, np.zeros((2, 3)))
+  assert components == {}
 
 
 def test_a_step_at_which_no_part_has_begun_is_refused():

@@ -10,8 +10,17 @@ import time
 import pytest
 import tiny
 
+from configs import base
 from configs.findings import e_distill
-from grpo_jax import config, grader, recipe, tasks, validation, validation_rl
+from grpo_jax import (
+  cli,
+  config,
+  grader,
+  recipe,
+  tasks,
+  validation,
+  validation_rl,
+)  # fmt: skip
 from grpo_jax.verified import rewriting
 from launch import recipes, runner
 from launch.stages import Stage
@@ -249,6 +258,28 @@ def test_the_list_tells_states_commands_and_what_no_paper_says(
   assert lines[2].split() == ['b', '-', 'a']
   assert lines[3].startswith('    python -m grpo_jax.train --config=')
   assert lines[4:] == ['    Not disclosed, and ours: the optimizer.']
+
+
+def test_fine_tuning_by_epochs_may_be_started_by_hand(write, tmp_path, capsys):
+  config = tmp_path / 'config.py'
+  config.write_text(
+    'from configs import base\n\ndef get_config():\n'
+    '  c = base.get_config()\n  c.sft.epochs = 2\n  return c\n'
+  )
+  argv = write(f"[Stage('a', {str(config)!r}, job='sft')]")
+  # As the job leaves its folder: it has counted the steps.
+  c = base.get_config()
+  c.sft.epochs, c.steps = 2, 7
+  folder = tmp_path / 'runs' / 'a'
+  folder.mkdir(parents=True)
+  cli.save_config(c, folder)
+  (folder / 'metrics.jsonl').write_text('{"step": 7, "loss": 0.5}\n')
+  assert recipe.main([*argv, '--list']) == 0
+  assert capsys.readouterr().out.split()[:4] == ['a', 'by', 'hand', '7/7']
+  c.seed = 5
+  cli.save_config(c, folder)
+  assert recipe.main([*argv, '--list']) == 2
+  assert 'seed=5 there and seed=0 here' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

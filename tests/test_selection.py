@@ -168,6 +168,19 @@ def rules(**changed):
   return selection.Rules(**given | changed)
 
 
+def test_a_reward_may_be_the_least_but_for_rounding():
+  # 1 + 0.3 + 0.3 as rewards are summed.
+  whole = np.float32(1) + np.float32(0.3) + np.float32(0.3)
+  assert whole < 1.6
+  rewards = np.array([whole, whole - np.float32(0.01)])
+  told = [Completion(t, tokens=3, finished=True) for t in ('a b', 'c d')]
+  row = selection.sift(
+    0, EXAMPLE, told, rewards, np.ones(2), rules(min_reward=1.6)
+  )
+  assert [kept['completion'] for kept in row['kept']] == ['a b']
+  assert row['dropped'] == {'min_reward': 1}
+
+
 def test_a_completion_counts_under_the_first_reason():
   texts = [
     'a b c d',  # kept

@@ -204,6 +204,22 @@ def make_batch():
   )
 
 
+def test_a_completion_beside_a_trace_lies_whole_on_each_device(model, params):
+  mesh = sharding.make_mesh(
+    dict(data=1, fsdp=2, context=2, tensor=1), jax.devices()[:4]
+  )
+  pol = policy_on(mesh, model, params)
+  split = dict(RULES['train']) | dict(positions='context')
+  pol = dataclasses.replace(pol, rules=dict(RULES) | {'train': split})
+  batch = jax.device_put(make_batch(), sharding.replicated(mesh))
+  joined = training.append(pol)(batch, batch)
+  assert joined.mask.shape == (4, 4, 8)
+  # What is learned from is split, what is read for its text is not.
+  assert pol.rows('train').of(joined).mask.spec[2] == 'context'
+  parts = {shard.data.shape for shard in joined.targets.addressable_shards}
+  assert parts == {(2, 4, 8)}
+
+
 def updated(pol):
   """State and metrics after one update with Adam and a KL term."""
   cfg = base.get_config()

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import pairs, sft, tasks, tokenizer
+from grpo_jax import pairs, questions, sft, tasks, tokenizer
 from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
-from grpo_jax.verified import record_set, sifting
+from grpo_jax.verified import record_set, selection, sifting
 
 # Blocks of 4 prompts, several files, a source beside the policy's.
 CONFIG = """
@@ -425,6 +425,21 @@ def test_a_judge_of_some_domains_leaves_the_others_to_the_reward():
 def test_answers_that_nobody_judges_are_a_mistake(changed, told):
   with pytest.raises(ValueError, match=told):
     by_domain(**changed)
+
+
+def test_what_nobody_judges_has_no_pass_rate():
+  cfg = tiny.get_config()
+  cfg.keep.update(right='', filters=())
+  made = tokenizer.char(alphabet=tasks.ALPHABET, specials=tasks.SPECIALS)
+  ask = questions.questions(cfg, made, evaluation=False)
+  example = ask.task.example(0)
+  told = [Completion(t, tokens=3, finished=True) for t in ('1', '2')]
+  [row] = sifting.Sifter(cfg, ask).rows([0], [told], [example])
+  assert len(row['kept']) == 2 and (row['judged'], row['right']) == (0, 0)
+  chooser = selection.Chooser(source='any')
+  given = [*chooser.add(row)]
+  assert all(np.isnan(record['pass_rate']) for record in given)
+  assert chooser.pass_rates['unjudged'] == 1
 
 
 def test_a_set_of_a_mixture_has_some_of_each_part(tmp_path):

@@ -179,10 +179,10 @@ def safety_points():
 def helpful_model():
   """The reward model for helpfulness: pairwise, on the summary only.
 
-  As the paper: the policy's architecture with a scalar head, one pass, lengths
-  of chosen and rejected balanced.
-  Not disclosed: optimizer, how lengths were balanced (weights here). Ours for
-  the size: batch 32, rate 5e-4, 100 updates.
+  As the paper: the policy's architecture with a scalar head, lengths of chosen
+  and rejected balanced. The paper: one pass; ours for the size: 100 updates of
+  32, some three passes, at a rate of 5e-4.
+  Not disclosed: optimizer, how lengths were balanced (weights here).
   """
   c = _world()
   c.steps = 100

@@ -68,7 +68,9 @@ class Endpoint:
       orders: 'both': each pair is asked twice, either answer first, and the
         preferences averaged; 'random': once, the order by hash of the
         instruction.
-      logprobs: ask for them; without any, the written answer counts.
+      logprobs: ask for them, at temperature 1 as AlpacaEval does. Without any
+        the written answer counts, and an endpoint that gives none is asked
+        again at temperature 0.
       parallel: requests at a time.
       timeout: seconds of a request.
       tries: of a request, with waits of 1, 2, 4, ... seconds between them, or
@@ -129,8 +131,17 @@ class Endpoint:
       row = self._answer(body)
       if row is None:
         return math.nan
+      weighed = row.pop('weighed')
+      drawn = body['temperature'] > 0 and not weighed
       with self.lock:
-        self._keep({'key': key, **row})
+        self._pay(row)
+        if drawn:
+          # One of the two by chance. Nor will others have logprobs.
+          self.logprobs = False
+        else:
+          self._keep({'key': key, **row})
+      if drawn:
+        return self._ask(pair, reference_first)
     first = row['first']
     if first is None:
       return math.nan
@@ -167,18 +178,20 @@ class Endpoint:
       'model': self.model,
       'messages': judge_prompt.messages(instruction, first, second),
       'max_tokens': 1,
-      # Of no effect on logprobs; without them, the likelier answer is wanted.
+      # Of no effect on logprobs; without them the likelier answer is wanted.
       'temperature': 1 if self.logprobs else 0,
     }
     if self.logprobs:
       body |= {'logprobs': True, 'top_logprobs': 5}
     return body
 
-  def _keep(self, row):
-    self.known[row['key']] = row
+  def _pay(self, row):
     self.cost.requests += 1
     self.cost.tokens_in += row['tokens_in']
     self.cost.tokens_out += row['tokens_out']
+
+  def _keep(self, row):
+    self.known[row['key']] = row
     with self.cache.open('a', encoding='utf-8') as file:
       file.write(json.dumps(row) + '\n')
 
@@ -192,32 +205,39 @@ def _orders(pair, orders):
 
 
 def read_answer(answer: Mapping[str, Any]) -> dict[str, Any] | None:
-  """{'first': preference for the answer shown first or None, tokens}.
+  """What an answer says: 'first', 'weighed', tokens.
 
-  None for an answer without a choice, as some servers tell of errors. Raises
-  what it may on one of another form: see `chat_client.Client.post`.
+  'first' is the preference for the answer shown first or None, 'weighed'
+  whether logprobs said it. None for an answer without a choice, as some servers
+  tell of errors. Raises what it may on one of another form: see
+  `chat_client.Client.post`.
   """
   choices, usage = answer.get('choices'), answer.get('usage') or {}
   if not choices:
     return None
+  top = _top(choices[0])
+  written = {'m': 1.0, 'M': 0.0}.get(chat_client.written(choices[0]).strip())
   return {
-    'first': _first_preferred(choices[0]),
+    'first': _first_preferred(top) if top else written,
+    'weighed': bool(top),
     'tokens_in': int(usage.get('prompt_tokens') or 0),
     'tokens_out': int(usage.get('completion_tokens') or 0),
   }
 
 
-def _first_preferred(choice):
-  """P(m) / (P(m) + P(M)) of the first token, or by what is written."""
+def _top(choice):
+  """Logprobs of the likeliest first tokens; empty where none are given."""
   listed = (choice.get('logprobs') or {}).get('content') or [{}]
-  top = {t['token']: t['logprob'] for t in listed[0].get('top_logprobs') or []}
-  if top:
-    known = [top[name] for name in ('m', 'M') if name in top]
-    if not known:
-      return None
-    both = float(np.logaddexp.reduce(known))
-    return math.exp(top.get('m', -math.inf) - both)
-  return {'m': 1.0, 'M': 0.0}.get(chat_client.written(choice).strip())
+  return {t['token']: t['logprob'] for t in listed[0].get('top_logprobs') or []}
+
+
+def _first_preferred(top):
+  """P(m) / (P(m) + P(M))."""
+  known = [top[name] for name in ('m', 'M') if name in top]
+  if not known:
+    return None
+  both = float(np.logaddexp.reduce(known))
+  return math.exp(top.get('m', -math.inf) - both)
 
 
 def _digest(content):
@@ -227,7 +247,7 @@ def _digest(content):
 def _read_cache(path):
   """key -> row. A line that was cut when a process was killed is ended.
 
-  What cost no tokens and prefers neither was an error, kept by mistake before.
+  What prefers neither is left out, to be asked again.
   """
   if not path.exists():
     return {}
@@ -240,6 +260,6 @@ def _read_cache(path):
       row = json.loads(line)
     except ValueError:
       continue
-    if row['first'] is not None or row['tokens_in'] or row['tokens_out']:
+    if row['first'] is not None:
       known[row['key']] = row
   return known

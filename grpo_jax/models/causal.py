@@ -157,6 +157,8 @@ def splash(
       the last device has up to twice the mean work.
     interpret: run the kernel's Python, on any device.
   """
+  if not q.shape[3]:  # an empty trunk; the kernel has no block for it
+    return q
   keys, values, seen, ahead = _joined(q, k, v, trunk, valid)
   prompts, samples = rows
   # A trunk is whole on every device that has positions of its branches.

@@ -23,6 +23,7 @@ REASONS = (
   'unjudged', 'wrong', 'min_reward', 'duplicate', 'near_duplicate',
   'per_prompt', 'rewrite', 'limit',
 )  # fmt: skip
+_ROUNDING = 1e-5
 # Bounds of the histogram of pass rates: none, four quarters, all.
 BINS = ('0', '(0, .25]', '(.25, .5]', '(.5, .75]', '(.75, 1)', '1')
 
@@ -108,7 +109,9 @@ def _unfit(completion, example, reward, right, rules) -> str:
   if right != 1.0:
     return 'wrong'
   # A reward that is missing is no reason where none is asked for.
-  if rules.min_reward > -math.inf and not reward >= rules.min_reward:
+  # It is a sum in float32, where 1 + 0.3 + 0.3 is 1.5999999.
+  least = rules.min_reward - _ROUNDING
+  if rules.min_reward > -math.inf and not reward >= least:
     return 'min_reward'
   for name, fits in rules.filters:
     if not fits(completion, example):

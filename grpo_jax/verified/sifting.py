@@ -100,12 +100,17 @@ class Sifter:
         )
         right = np.array(right)
         right[judged] = np.reshape(told, (len(judged), -1))
-      return list(
+      rows = list(
         pool.map(
           lambda *of: selection.sift(*of, self.rules),
           *(indices, examples, completions, whole, right),
         )
       )
+    if self.right not in components:
+      # All pass, which does not make them right.
+      for q in {*range(len(rows))} - {*judged}:
+        rows[q].update(judged=0, right=0)
+    return rows
 
   def judges(self, example) -> bool:
     """Whether the judge decides on its answers."""
