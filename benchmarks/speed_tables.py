@@ -43,7 +43,8 @@ def page(found: Mapping) -> str:
       'the limit: time by arithmetic at the best matrix product of this '
       'machine (2 FLOPs a parameter and sampled token; 8 in the update, a '
       'prompt once a group); of its products: at the best of matrix products '
-      'with as many rows.',
+      'with as many rows, in sampling with as many weights too, as each token '
+      'reads all.',
       '',
       f'{found["date"]}, commit {machine["commit"]}, {machine["cpu"]}, '
       f'{machine["threads"]} CPUs; {machine["system"]}.',

@@ -66,8 +66,9 @@ def test_limits_are_those_of_a_known_machine(name, tokens, sampling, update):
 
 def test_peaks_are_of_products_that_were_computed():
   x, w = np.ones((4, 8), np.float32), np.full((8, 16), 2, np.float32)
+  weights = [w, w + 1]
   for product in (speed_limits._whole, speed_limits._split):
-    np.testing.assert_array_equal(product(x, w, 3)(), x @ w)
+    np.testing.assert_array_equal(product(x, weights, 3)(), x @ weights[1])
 
 
 def test_skewed_lengths_have_their_mean_and_one_reaches_the_limit():
