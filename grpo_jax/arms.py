@@ -96,12 +96,7 @@ def table(
   """
   found = measured(arms, measures)
   first = next(iter(found), None)
-  widths = [max(26, len(m) + 2) for m in measures]
-
-  def columns(texts):
-    return ''.join(f'{t:>{n}s}' for t, n in zip(texts, widths, strict=True))
-
-  lines = [f'{"arm":16s}{"p against":>16s}{"seeds":>6s}' + columns(measures)]
+  rows = [('arm', 'p against', 'seeds', *measures)]
   for arm, one in found.items():
     other = against.get(arm, first)
     other = other if other != arm and other in found else ''
@@ -109,8 +104,13 @@ def table(
       _cell(one.values[m], found[other].values[m] if other else None)
       for m in measures
     ]
-    lines.append(f'{arm:16s}{other:>16s}{len(one.seeds):6d}' + columns(cells))
-  return '\n'.join(lines)
+    rows.append((arm, other, str(len(one.seeds)), *cells))
+  widths = [2 + max(map(len, column)) for column in zip(*rows, strict=True)]
+  return '\n'.join(
+    arm.ljust(widths[0])
+    + ''.join(c.rjust(n) for c, n in zip(cells, widths[1:], strict=True))
+    for arm, *cells in rows
+  )
 
 
 def ratios(
