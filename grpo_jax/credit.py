@@ -27,7 +27,7 @@ def assign(
 
   Args:
     batch: a rollout with its logprobs.
-    rewards: NaN where missing: that completion is not learned from.
+    rewards: NaN where missing.
     finished: completions that stopped by themselves.
     counted: groups that are learned from. The others do not count at all:
       neither as tokens nor in the KL.
@@ -40,7 +40,7 @@ def assign(
     mask_truncated: nor do completions cut at the length limit (DAPO
       2503.14476, 3.4). Their rewards still count in their group's mean.
   """
-  mask = batch.mask & counted[:, None, None] & ~jnp.isnan(rewards)[:, :, None]
+  mask = batch.mask & counted[:, None, None]
   if mask_truncated:
     mask = mask & finished[:, :, None]
   factors = _factors(batch, mask, importance, entropy_share)
@@ -58,6 +58,9 @@ def by_group(
   kl_coef: float,
 ) -> tuple[Batch, dict[str, Array]]:
   """Advantages [Q G] from the rewards of a group.
+
+  0 where the reward is missing: such a completion still counts in the KL and in
+  denominators, as in TRL.
 
   Args:
     batch, rewards: as in `assign`.
@@ -85,13 +88,14 @@ def by_critic(
   """Advantages [Q G C] and returns from a value model.
 
   The reward is that of a completion's last token; the penalty is each token's
-  own (InstructGPT 2203.02155 eq. 2).
+  own (InstructGPT 2203.02155 eq. 2). A missing reward clears the mask.
 
   Args:
     batch: with values.
     rewards, mask, penalty, kl_coef: as in `by_group`.
     advantages: `advantages.gae` with its arguments bound.
   """
+  mask = mask & ~jnp.isnan(rewards)[:, :, None]
   last = jnp.arange(mask.shape[2]) == batch.mask.sum(-1, keepdims=True) - 1
   per_token = jnp.where(last & mask, rewards[:, :, None], 0.0)
   if penalty is not None:
