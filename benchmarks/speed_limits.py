@@ -98,25 +98,22 @@ def _rate(product, shape, repeats):
 
 
 def _numpy(x, weights, passes):
-  out = np.empty((x.shape[0], weights[0].shape[1]), np.float32)
-
-  def run():
-    for _ in range(passes):
-      for w in weights:
-        np.matmul(x, w, out=out)
-
-  return run
+  return _in_turn([(x, w) for w in weights], passes)
 
 
 def _features_first(x, weights, passes):
   """numpy's `w.T @ x.T`, which is faster for few rows."""
-  x, weights = x.T.copy(), [w.T.copy() for w in weights]
-  out = np.empty((weights[0].shape[0], x.shape[1]), np.float32)
+  x = x.T.copy()
+  return _in_turn([(w.T.copy(), x) for w in weights], passes)
+
+
+def _in_turn(pairs, passes):
+  out = np.matmul(*pairs[0])
 
   def run():
     for _ in range(passes):
-      for w in weights:
-        np.matmul(w, x, out=out)
+      for a, b in pairs:
+        np.matmul(a, b, out=out)
 
   return run
 

@@ -216,10 +216,7 @@ def summarise(
   prompts = np.array([example.prompt for example in examples])
 
   def add(name, per_problem, of=slice(None)):
-    result[name] = float(np.mean(per_problem[of]))
-    result[f'{name}_stderr'] = measures.standard_error(
-      per_problem[of], clusters=prompts[of]
-    )
+    result.update(measures.mean(name, per_problem[of], prompts[of]))
 
   add('pass@1', strict.mean(1))
   for domain in sorted({example.domain for example in examples} - {''}):

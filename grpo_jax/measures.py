@@ -104,6 +104,14 @@ def standard_error(
   return float(math.sqrt(count / (count - 1) * (off**2).sum()) / len(values))
 
 
+def mean(
+  name: str, values: np.ndarray, clusters: Sequence[Hashable]
+) -> dict[str, float]:
+  """{name: mean, name_stderr: its error}, see `standard_error`."""
+  error = standard_error(values, clusters)
+  return {name: float(np.mean(values)), f'{name}_stderr': error}
+
+
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
   """Spearman's: Pearson's of the ranks, ties sharing their mean rank.
 

@@ -104,7 +104,7 @@ def of_answers(
   prompts = np.array([example.prompt for example in examples])
   result = {}
   for name, values in means.items():
-    result |= _mean(name, values.mean(1), prompts)
+    result |= measures.mean(name, values.mean(1), prompts)
   for name, chosen in (('right', right), ('wrong', ~right)):
     if chosen.any():
       result[f'thinking_length_{name}'] = float(thinking[chosen].mean())
@@ -115,11 +115,6 @@ def of_answers(
   return result
 
 
-def _mean(name, per_question, prompts):
-  error = measures.standard_error(per_question, clusters=prompts)
-  return {name: float(np.mean(per_question)), f'{name}_stderr': error}
-
-
 def _gain(chosen, right, prompts):
   """Of the chosen answers over the others, at equal difficulty."""
   both = np.flatnonzero(chosen.any(1) & ~chosen.all(1))
@@ -128,7 +123,7 @@ def _gain(chosen, right, prompts):
   per_question = np.array(
     [right[q][chosen[q]].mean() - right[q][~chosen[q]].mean() for q in both]
   )
-  return _mean('reflective_gain', per_question, prompts[both])
+  return measures.mean('reflective_gain', per_question, prompts[both])
 
 
 def _language(completions, examples, language):
@@ -147,7 +142,7 @@ def _language(completions, examples, language):
   known = [q for q, row in enumerate(judged) if row]
   if not known:
     return {}
-  return _mean(
+  return measures.mean(
     'language_consistency',
     [np.mean(judged[q]) for q in known],
     [examples[q].prompt for q in known],

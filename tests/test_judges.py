@@ -314,7 +314,8 @@ LISTED = [{'token': 'm', 'logprob': -0.1}]
 def test_answers_of_many_servers_are_read(choice, usage, first):
   choice = {'message': {'content': 'm'}} | choice
   found = endpoint.read_answer({'choices': [choice], 'usage': usage})
-  del found['weighed']
+  listed = choice.get('logprobs', {'content': [{}]})['content'][0]
+  assert found.pop('weighed') == (listed.get('top_logprobs') == LISTED)
   assert found == {'first': first, 'tokens_in': 0, 'tokens_out': 0}
 
 
