@@ -108,6 +108,7 @@ def by_buckets(
       return plain(params, batch)
     outs = empty(batch.mask)
     for part, index in take((batch,), buckets):
+      outs = sharding.keep_up(outs, policy.mesh)
       outs = add(params, outs, part[0], index)
     return outs
 
@@ -179,7 +180,9 @@ def updater(
     for part, _ in take((batch, weights), buckets):
       if empty is None:
         empty = nothing(state.params, part)
-      carry = add(empty() if carry is None else carry, state.params, part)
+      carry = empty() if carry is None else carry
+      carry = sharding.keep_up(carry, policy.mesh)
+      carry = add(carry, state.params, part)
     computed = planner.computed(buckets, trunk=batch.trunk.shape[1])
     computed = sharding.put(np.float32(computed), whole)
     return finish(state, carry, totals, computed)

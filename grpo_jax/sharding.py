@@ -79,6 +79,19 @@ def on_tpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'tpu'
 
 
+def keep_up(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Waits for these arrays, where devices are several of one CPU.
+
+  A loop that dispatches more than a few programs hands each what it returns.
+  XLA's CPU client has a thread a device, or a core. Of a device with 32
+  programs under way the next one holds a thread until one ends, and if that is
+  in a collective, its partner may find no thread: both then wait for ever.
+  """
+  if mesh.devices.flat[0].platform == 'cpu' and mesh.size > 1:
+    jax.block_until_ready(tree)
+  return tree
+
+
 def spec(axes: tuple[str | None, ...], rules: Mapping) -> PartitionSpec:
   """PartitionSpec of an array with these logical axes.
 

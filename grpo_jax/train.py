@@ -188,6 +188,7 @@ class Stages:
       nonlocal state
       for index in self._minibatches(step, numbers):
         part = self.join([batch], self.put(index))
+        state = sharding.keep_up(state, self.policy.mesh)
         state, metrics = update(state, part, *(x[index] for x in lengths))
         updates.setdefault(name, []).append(metrics)
 

@@ -67,6 +67,25 @@ def test_sampler_and_trainer_agree_to_the_last_digits():
   ).all()
 
 
+def test_many_updates_a_rollout_end_on_two_devices_and_two_threads(tmp_path):
+  """64 updates that nothing waits for would wait for each other for ever."""
+  devices = (
+    '--xla_force_host_platform_device_count=2 '
+    '--xla_cpu_collective_call_terminate_timeout_seconds=30'
+  )
+  env = tiny.environment() | {'XLA_FLAGS': devices, 'PJRT_NPROC': '2'}
+  fields = {
+    'steps': 1, 'prompts_per_step': 128, 'group_size': 16, 'eval.every': 0,
+    'updates.minibatches': 64, 'mesh.data': 2, 'model.embed_dim': 256,
+    'model.mlp_dim': 1024,
+  }  # fmt: skip
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  done = tiny.finish(
+    tiny.start('train', f'--workdir={tmp_path}', *flags, env=env)
+  )
+  assert done.code == 0, done.err[-2000:]
+
+
 def test_fine_tuning_lowers_the_loss():
   nll = open_run(tiny.run('sft')).metrics['nll'][1:]
   assert nll[-1] < nll[0] - 0.5

@@ -102,9 +102,8 @@ def start(name: str, *flags: str, **options) -> subprocess.Popen:
   """The same as a process of its own, under way; `options` are Popen's."""
   command = [sys.executable, '-m', f'grpo_jax.{name}', *_with_config(flags)]
   pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-  return subprocess.Popen(
-    command, cwd=REPO, env=environment(), **pipes | options
-  )
+  where = dict(cwd=REPO, env=environment())
+  return subprocess.Popen(command, **pipes | where | options)
 
 
 def finish(process: subprocess.Popen) -> Done:
