@@ -166,29 +166,38 @@ def measure(ours: Ours, *, parts: Sequence[str], repeats: int) -> dict:
     'busy': share of decode slots whose token counts; 'padding': share of an
     update's tokens that do not.
   """
-  clock = peer.Clock(repeats, wait=jax.block_until_ready)
-  publish = functools.partial(clock, 'publish', lambda: ours.publish(params))
-  params = ours.state.params
-  published, found = publish(), {}
-  batch = ours.batch(published)
+  clock, found = peer.Clock(wait=jax.block_until_ready), {}
+  # In turn, so that a machine that changes its pace does so for all of them.
+  for _ in range(1 + repeats):
+    tokens, metrics = _apart(ours, clock, parts)
+    if 'step' in parts:
+      clock('step', ours.step)
   if 'rollout' in parts:
-    clock('rollout', lambda: ours.sample(published, ours.prompts, ours.key()))
     decoded = samplers.decoded(ours.policy, ours.cfg)
     slots = decoded(ours.lengths, max_length=ours.workload.completion)
-    found['busy'] = int(jax.device_get(batch.mask.sum())) / slots
+    found['busy'] = tokens / slots
+  if 'update' in parts:
+    found['padding'] = float(metrics['padding/update'])
+  return found | {'seconds': clock.seconds, 'first': clock.first}
+
+
+def _apart(ours, clock, parts):
+  """Publish, rollout and update by themselves: sampled tokens, metrics."""
+  published = clock('publish', lambda: ours.publish(ours.state.params))
+  sample = functools.partial(ours.batch, published)
+  metrics = None
+  if 'rollout' in parts:
+    batch = clock('rollout', sample)
     if ours.cfg.sample.seats:
       clock('static', lambda: ours.static(published, ours.prompts, ours.key()))
     if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))
+  else:
+    batch = sample()
   if 'update' in parts:
     metrics = clock('update', lambda: ours.update(batch))
-    found['padding'] = float(metrics['padding/update'])
-  # Each step publishes its own.
-  del published, params, batch
-  if 'step' in parts:
-    clock('step', ours.step)
-  return found | {'seconds': clock.seconds, 'first': clock.first}
+  return int(jax.device_get(batch.mask.sum())), metrics
 
 
 def _batch(prompts, sampled):

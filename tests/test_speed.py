@@ -174,8 +174,9 @@ def test_seats_sample_what_a_static_batch_does(opened):
 
 
 def test_the_first_run_of_a_part_does_not_count():
-  clock, runs = peer.Clock(3), []
-  assert clock('part', lambda: runs.append(1) or len(runs)) == 4
+  clock, runs = peer.Clock(), []
+  for wanted in range(1, 5):
+    assert clock('part', lambda: runs.append(1) or len(runs)) == wanted
   assert len(clock.seconds['part']) == 3
   assert clock.first['part'] >= 0
 

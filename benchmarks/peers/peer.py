@@ -14,25 +14,25 @@ import numpy as np
 
 
 class Clock:
-  """Seconds of each repeat of each part, the first of which does not count."""
+  """Seconds of each run of each part but its first, which compiles."""
 
-  def __init__(self, repeats: int, *, wait: Callable = lambda result: None):
+  def __init__(self, *, wait: Callable = lambda result: None):
     """Args:
-    repeats: that count.
     wait: blocks until what a part returned is there.
     """
     self.seconds, self.first = {}, {}
-    self._repeats, self._wait = repeats, wait
+    self._wait = wait
 
   def __call__(self, part: str, work: Callable) -> Any:
-    """What `work` returned at last."""
-    taken = []
-    for _ in range(1 + self._repeats):
-      begin = time.perf_counter()
-      result = work()
-      self._wait(result)
-      taken.append(time.perf_counter() - begin)
-    self.first[part], *self.seconds[part] = taken
+    """What `work` returns."""
+    begin = time.perf_counter()
+    result = work()
+    self._wait(result)
+    taken = time.perf_counter() - begin
+    if part in self.first:
+      self.seconds[part].append(taken)
+    else:
+      self.first[part], self.seconds[part] = taken, []
     return result
 
 
