@@ -196,13 +196,16 @@ def _converse(chat):
 def _answer(chat, question):
   """Prints one as it comes; it is a turn unless it was stopped."""
   tokens, ids, out = chat.answer(question), [], sys.stdout
-  dims = out.isatty() and not os.environ.get('NO_COLOR')
+  terminal = out.isatty()
+  dims = terminal and not os.environ.get('NO_COLOR')
   with _stoppable() as stopping:
     shown = streaming.texts(
       _until(stopping, tokens, ids),
       decode=chat.policy.decode,
       stop_ids=chat.policy.stop_ids,
     )
+    if terminal:
+      shown = streaming.pictured(shown)
     if dims:
       opened = chat.text(question).rstrip().endswith(text.THINK)
       shown = streaming.dimmed(shown, thinking=opened)

@@ -149,8 +149,20 @@ class Client:
       json.dumps(body, sort_keys=True).encode(),
       headers,
     )
-    with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+    with _OPENER.open(request, timeout=self.timeout) as answer:
       return json.load(answer)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+  """The key is for the address that was named, and for no other."""
+
+  def redirect_request(self, req, fp, code, msg, headers, newurl):
+    raise urllib.error.HTTPError(
+      req.full_url, code, f'redirects to {newurl}, name that', headers, fp
+    )
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def written(choice: Mapping[str, Any]) -> str:

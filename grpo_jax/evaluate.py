@@ -40,6 +40,12 @@ from grpo_jax.tasks import Example, shares
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Evaluates and prints; writes `workdir/eval.json`."""
   workdir = cli.need_workdir(workdir)
+  name = cfg.eval.file
+  if '/' in name or not name.endswith(files.EVALUATION):
+    raise ValueError(
+      f'eval.file={name!r}: the report knows evaluations by their end, call it '
+      f'..._{files.EVALUATION}'
+    )
   cfg = cli.from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   evaluation = Evaluation(cfg, pol)
@@ -60,7 +66,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     'eval': cfg.eval.to_dict(),
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / cfg.eval.file
+  path = workdir / name
   with files.once(path) as file:
     file.write(files.as_json(result))
   if not hosts.is_first():

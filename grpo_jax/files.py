@@ -14,6 +14,7 @@ from typing import Any, IO
 # In a workdir, of those that several modules name.
 CONFIG = 'config.json'
 EVALUATION = 'eval.json'
+EVALUATIONS = '*eval.json'  # what the report knows them by
 INSTRUCTIONS = 'instructions_eval.json'
 WIN_RATE = 'win_rate.json'
 STAGE = 'stage.json'  # of a recipe's stage: what was begun there, and when

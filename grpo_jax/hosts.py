@@ -46,6 +46,7 @@ _HEARTBEAT, _START, _END, _SILENT = 40, 300, 60, 20
 # Seconds that the coordinator outlives an error of its own.
 _LAST = 2
 _MESSAGE = 1 << 14  # bytes
+_WEEK = 7 * 86_400_000  # ms
 # What of an error tells that it is another process's: of gloo, whose
 # connections end with a process, and of JAX's coordination service.
 _SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
@@ -227,6 +228,23 @@ def wait_for_all(what: str) -> None:
   if are_several():
     with waiting(what), jax.transfer_guard('allow'):
       multihost_utils.sync_global_devices(what)
+
+
+def wait_for_first(what: str) -> None:
+  """Returns once the first process has come here, however long it takes.
+
+  For what it does alone: the others would else wait at their end, where JAX
+  takes a process that is late by a minute for dead. `what` names it, once a
+  job.
+  """
+  if not are_several():
+    return
+  client, key = distributed.global_state.client, f'grpo_jax/first/{what}'
+  if is_first():
+    client.key_value_set(key, '1')
+  else:
+    with doing(what):
+      client.blocking_key_value_get(key, _WEEK)
 
 
 def everywhere(tree: PyTree, *, what: str) -> PyTree:

@@ -30,6 +30,7 @@ from grpo_jax import (
   cli,
   files,
   hosts,
+  metrics,
   policy,
   programs,
   questions,
@@ -60,7 +61,9 @@ def run(cfg, folder: pathlib.Path) -> None:
     path, under_way = folder / record_set.CARD, folder / 'progress'
     whole = path.exists()
     if whole:
-      there, here = cli.flat(_card(path)['settings']), cli.flat(settings)
+      # Cards of before have numbers that JSON does not know.
+      there = cli.flat(metrics.jsonable(_card(path)['settings']))
+      here = cli.flat(metrics.jsonable(settings))
       begun.refuse_other(folder, there, here, free=begun.FREE, flag='out')
     else:
       done = progress.Progress(under_way, _of_rows(settings))
@@ -186,7 +189,7 @@ def _write(cfg, folder, done, mixed, count, settings):
   }
   readme = record_set.readme(card)
   (folder / record_set.README).write_text(readme, encoding='utf-8')
-  files.write_json(folder / record_set.CARD, card)
+  files.write_json(folder / record_set.CARD, metrics.jsonable(card))
 
 
 def _settings(cfg, step) -> dict:

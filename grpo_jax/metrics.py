@@ -90,7 +90,7 @@ class Writer:
 
   def _append(self, name, rows):
     lines = (
-      json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + '\n'
+      json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + '\n'
       for row in rows
     )
     # A lone surrogate, as byte tokens may decode to, cannot be encoded; as
@@ -309,17 +309,17 @@ def _mend(path, resume_step):
   os.replace(draft, path)
 
 
-def _plain(value):
+def jsonable(value: Any) -> Any:
   """What JSON holds: non-finite floats by name, arrays as lists."""
   if isinstance(value, Mapping):
-    return {str(k): _plain(v) for k, v in value.items()}
+    return {str(k): jsonable(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(v) for v in value]
+    return [jsonable(v) for v in value]
   if value is None or isinstance(value, (str, bool, int)):
     return value
   if isinstance(value, float):
     return value if math.isfinite(value) else str(value)
-  return _plain(value.tolist())
+  return jsonable(value.tolist())
 
 
 def _short(value):

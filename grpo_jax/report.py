@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import hashlib
 import http.server
 import json
+import math
 import pathlib
 import signal
 import string
@@ -76,15 +77,17 @@ def serve(
   Args:
     workdirs: see `report_data.read`.
     port: on this machine; 0 takes a free one.
-    refresh: seconds between looks at the files.
+    refresh: seconds between the page's questions for what is new.
     group_over: see `report_data.read`.
 
   Raises:
-    FileNotFoundError, ValueError: of the first look, or no port.
+    FileNotFoundError, ValueError: of the first look, no port, or no seconds.
     OSError: the port is taken.
   """
   if not 0 <= port <= 65535:
     raise ValueError(f'port {port}: choose a --port of 0 to 65535')
+  if not 0 < refresh < math.inf:
+    raise ValueError(f'refresh {refresh:g}: choose a --refresh above 0')
   watched = _Watched(workdirs, refresh, group_over)
   watched.data()
   try:
@@ -135,7 +138,8 @@ class _Watched:
   def _look(self):
     found = []
     for path in report_data.find(self._workdirs):
-      for file in (*(path / name for name in _FILES), *path.glob('*eval.json')):
+      named = (path / name for name in _FILES)
+      for file in (*named, *path.glob(files.EVALUATIONS)):
         if file.exists():
           stat = file.stat()
           found.append((str(file), stat.st_mtime_ns, stat.st_size))
@@ -207,8 +211,9 @@ def _flags(argv):
   )  # fmt: skip
   parser.add_argument('--port', type=int, default=8000, help='Of --live.')
   parser.add_argument(
-    '--refresh', type=float, default=5.0, help='Seconds, of --live.'
-  )
+    '--refresh', type=float, default=5.0,
+    help='Seconds between looks, of --live.',
+  )  # fmt: skip
   return parser.parse_args(argv)
 
 

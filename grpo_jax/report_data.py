@@ -226,7 +226,7 @@ def _warnings(runs):
 def _completions(run, count):
   found = report_texts.browsable(
     run.samples,
-    extract=rules.extractor_of(run.cfg.rewards),
+    extract=rules.extractors_of(run.cfg.rewards),
     limit=_TEXTS // count,
   )
   return {'run': run.name, **found}

@@ -199,11 +199,14 @@ def length_bias(s):
 
 def wrong_longer(s):
   right, wrong = 'eval/mean_length_right', 'eval/mean_length_wrong'
-  if not s.has(right) or s.late(right) <= 0 or s.known(wrong)[0].size < 2:
+  if not s.has(right) or not s.has(wrong):
     return None
-  first, last = (
-    float(s.known(wrong)[1][i] / max(s.known(right)[1][i], 1)) for i in (0, -1)
-  )
+  # NaN where all answers of an evaluation were right, or all wrong.
+  ratios = s.curves[wrong] / np.maximum(s.curves[right], 1)
+  ratios = ratios[np.isfinite(ratios)]
+  if ratios.size < 2:
+    return None
+  first, last = float(ratios[0]), float(ratios[-1])
   if last <= 1.5 or last <= 1.2 * first:
     return None
   return (

@@ -68,7 +68,8 @@ def evaluations(
   """
   found = []
   for name, folder in workdirs:
-    others = sorted(p.name for p in folder.glob('*_eval.json'))
+    named = {p.name for p in folder.glob(files.EVALUATIONS)}
+    others = sorted(named - {files.EVALUATION})
     first = stage_table.measured(folder)
     if first:
       found.append((name, first))
@@ -80,7 +81,7 @@ def evaluations(
 
 def is_evaluated(workdir: pathlib.Path) -> bool:
   """Whether `evaluations` finds any in it."""
-  evaluated = any(workdir.glob('*eval.json'))
+  evaluated = any(workdir.glob(files.EVALUATIONS))
   return evaluated or (workdir / files.WIN_RATE).exists()
 
 

@@ -66,7 +66,10 @@ def measures(
 
 
 def browsable(
-  rows: Sequence[Mapping[str, Any]], *, extract: str, limit: int
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  extract: Mapping[str, str],
+  limit: int,
 ) -> dict[str, Any]:
   """Completions for the page, of as many steps as `limit` bytes hold.
 
@@ -75,7 +78,7 @@ def browsable(
 
   Args:
     rows: of samples.jsonl.
-    extract: the name of the run's extractor of answers.
+    extract: domain -> name of an extractor, see `rules.extractors_of`.
     limit: bytes of JSON.
 
   Returns:
@@ -116,15 +119,15 @@ def _ever_less(rows):
 
 def _shown(row, extract, share):
   thought, rest = split(row['completion'])
-  answer = ''
-  if extract != 'program':  # that is all of the text
-    answer = text.extractor(extract)(row['completion'])
+  name, answer = extract.get(row.get('domain'), extract['']), None
+  if name != 'program':  # that is all of the text
+    answer = text.extractor(name)(row['completion'])[:200]
   return {
     'step': row['step'],
     'prompt': _cut(row.get('prompt', ''), 'prompt', share),
     'thought': _cut(thought, 'thought', share),
     'rest': _cut(rest, 'rest', share),
-    'answer': answer[:200],
+    'answer': answer,
     'expected': str(row.get('answer', ''))[:200],
     'reward': _number(row.get('reward')),
     'parts': {k: _number(v) for k, v in row.get('rewards', {}).items()},

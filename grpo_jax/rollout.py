@@ -109,6 +109,7 @@ def samples(
       'prompt': text(example.prompt),
       'completion': completion,
       'answer': example.answer,
+      **({'domain': example.domain} if example.domain else {}),
       'reward': collected.rewards[q, g],
       'rewards': {
         k: v[q, g]

@@ -86,8 +86,13 @@ def texts(
     yield whole[shown:]
 
 
+def pictured(pieces: Iterable[str]) -> Iterator[str]:
+  """For a terminal: control characters as pictures."""
+  return (piece.translate(_PICTURES) for piece in pieces)
+
+
 def dimmed(pieces: Iterable[str], *, thinking: bool) -> Iterator[str]:
-  """For a terminal: <think>...</think> dimmed, control characters as pictures.
+  """For a terminal: <think>...</think> dimmed.
 
   Args:
     pieces: of new text; a tag may be cut between two.
@@ -97,7 +102,7 @@ def dimmed(pieces: Iterable[str], *, thinking: bool) -> Iterator[str]:
   if thinking:
     yield DIM
   for piece in pieces:
-    waiting += piece.translate(_PICTURES)
+    waiting += piece
     while True:
       tag = text.END_THINK if thinking else text.THINK
       before, found, after = waiting.partition(tag)

@@ -23,7 +23,7 @@ from grpo_jax import (
   scorer,
   validation,
 )
-from grpo_jax.alpaca import contests, judges, length_control
+from grpo_jax.alpaca import contests, difficulty, judges
 from grpo_jax.alpaca.endpoint import Endpoint
 from grpo_jax.config import one_of, positive
 from grpo_jax.rewards import text
@@ -48,8 +48,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     print(f'{count} of {count + contest.left_out} prompts (win_rate.prompts)')
   difficulties = None
   if w.difficulties:
-    difficulties = length_control.read_difficulties(w.difficulties)
-    length_control.check_count(difficulties, len(contest.rows))
+    difficulties = difficulty.read(w.difficulties)
+    difficulty.check_count(difficulties, len(contest.rows))
   workdir.mkdir(parents=True, exist_ok=True)
   judge = open_judge(cfg, workdir)
   if w.outputs:
@@ -60,15 +60,15 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   # Of several processes, one writes, and one asks whoever costs money.
   if hosts.is_first():
     files.write_json(workdir / OUTPUTS, outputs)
-  elif isinstance(judge, Endpoint):
-    return
-  result, annotations = contests.compare(
-    outputs,
-    contest,
-    judge,
-    difficulties=difficulties,
-    annotator=w.endpoint.model if isinstance(judge, Endpoint) else w.judge,
-  )
+  if hosts.is_first() or not isinstance(judge, Endpoint):
+    result, annotations = contests.compare(
+      outputs,
+      contest,
+      judge,
+      difficulties=difficulties,
+      annotator=w.endpoint.model if isinstance(judge, Endpoint) else w.judge,
+    )
+  hosts.wait_for_first('judging')
   if not hosts.is_first():
     return
   files.write_json(workdir / ANNOTATIONS, annotations)

@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from grpo_jax.alpaca import difficulty as difficulty_file
 from grpo_jax.alpaca import length_control
 
 REFERENCE = pathlib.Path(__file__).parent / 'reference' / 'alpaca_eval.json'
@@ -110,7 +111,7 @@ def ours(preferences, lengths, control, folder, folds=None) -> dict:
     gamed = folder / 'df_gamed.csv'
     write_gamed(gamed, len(lengths))
     without_gamed(gamed, folder / 'difficulties.csv')
-    difficulties = length_control.read_difficulties(folder / files[control])
+    difficulties = difficulty_file.read(folder / files[control])
   found = length_control.length_controlled(
     preferences, *np.array(lengths).T, difficulties=difficulties, folds=folds
   )

@@ -120,6 +120,20 @@ def test_a_terminal_shows_the_thought_dimmed_unless_told_not_to(
     assert out == f'{DIM}{talker.THOUGHT}{PLAIN}{said}{PLAIN}\n'
 
 
+@pytest.mark.parametrize('no_color', ['', '1'])
+def test_with_or_without_colours_a_terminal_gets_no_control_characters(
+  folder, monkeypatch, capsys, no_color
+):
+  def texts(pieces, **_):
+    yield from ('a\x1b]52;c;x\x07' for _ in pieces)
+
+  monkeypatch.setenv('NO_COLOR', no_color)
+  monkeypatch.setattr(streaming, 'texts', texts)
+  out, _ = talk(monkeypatch, capsys, config(folder), 'hi', terminal=True)
+  assert 'a\u241b]52;c;x\u2407' in out
+  assert '\x07' not in out and '\x1b]' not in out
+
+
 def test_commands_do_what_they_say(folder, expected, monkeypatch, capsys):
   lines = (
     '/help', 'hi', '/reset', '/temperature 0', '/temperature cold', '/rest', '',
@@ -213,7 +227,7 @@ def test_a_thought_that_the_prompt_has_opened_is_dimmed_from_the_start():
 
 
 def test_a_model_cannot_drive_the_terminal():
-  shown = ''.join(streaming.dimmed(['a\x1b[2J\r\x9b\n\t'], thinking=False))
+  shown = ''.join(streaming.pictured(['a\x1b[2J\r\x9b\n\t']))
   assert shown == 'a\u241b[2J\u240d\N{REPLACEMENT CHARACTER}\n\t'
 
 

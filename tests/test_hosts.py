@@ -348,6 +348,28 @@ def test_a_process_says_what_it_waits_for():
   assert [waited in done.err for done in ended] == [True, False], ended
 
 
+ALONE = """
+import sys, time
+import jax
+from grpo_jax import cli, hosts
+
+hosts._END = 2
+def job(cfg, workdir):
+  del cfg, workdir
+  if jax.process_index() == 0:
+    time.sleep(8)
+  hosts.wait_for_first('judging')
+
+sys.argv = ['job']
+cli.main(job)
+"""
+
+
+def test_the_first_may_be_at_work_alone_for_longer_than_all_wait_at_the_end():
+  ended = finish(start([sys.executable, '-c', ALONE], devices=1))
+  assert [done.code for done in ended] == [0, 0], ended
+
+
 def test_a_wait_without_an_end_ends_and_says_what_was_waited_for():
   ended = small(
     'hosts.LIMIT = 2\n'

@@ -98,7 +98,7 @@ def test_an_evaluation_of_instructions_reads_the_reply():
   cfg = tiny.get_config()
   asked = evaluate.of_instructions(cfg)
   assert asked.task.to_dict() == cfg.eval.instructions.to_dict()
-  assert rules.extractor_of(asked.rewards) == 'reply'
+  assert rules.extractors_of(asked.rewards)[''] == 'reply'
   # The format is still that of the run.
   assert asked.rewards.format == cfg.rewards.format
   assert asked.eval.file == 'instructions_eval.json'

@@ -172,7 +172,7 @@ def test_without_logprobs_what_is_written_counts(ask, server):
 
 
 def test_an_endpoint_without_logprobs_is_asked_for_its_likelier_answer(
-  ask, server, tmp_path
+  ask, server
 ):
   server.logprobs = False
   judge = ask(parallel=1)
@@ -181,7 +181,10 @@ def test_an_endpoint_without_logprobs_is_asked_for_its_likelier_answer(
   temperatures = [body['temperature'] for body in server.asked]
   assert temperatures == [1, 0, 0, 0, 0]
   assert judge.cost.requests == 5
-  assert sum(1 for _ in (tmp_path / 'cache.jsonl').open()) == 4
+  # Nor is that paid again.
+  again = ask()
+  np.testing.assert_array_equal(again(PAIRS), [1.0, 0.0])
+  assert (again.cost.requests, again.cost.cached) == (0, 4)
 
 
 @pytest.mark.parametrize('logprobs', [True, False])
@@ -369,6 +372,17 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path, ask):
   judge.client.url = 'http://127.0.0.1:9/v1'
   with pytest.raises(chat_client.EndpointError, match='127.0.0.1:9.*2 tries'):
     judge(PAIRS[:1])
+
+
+def test_a_redirect_is_named_and_not_followed(ask, server, monkeypatch):
+  monkeypatch.setenv('JUDGE_KEY', 'secret')
+  elsewhere = f'http://localhost:{server.server_port}/elsewhere'
+  server.answers = [(302, {'Location': elsewhere}, {})]
+  with pytest.raises(
+    chat_client.EndpointError, match=f'refused: 302 redirects to {elsewhere}'
+  ):
+    ask(key_from='JUDGE_KEY', orders='random')(PAIRS[:1])
+  assert len(server.asked) == 1
 
 
 def test_a_missing_key_is_said_at_once(ask, monkeypatch):

@@ -210,12 +210,17 @@ FLAT = {
 
 
 def findings(steps=100, **changed):
-  """Title -> text of what is found when these of FLAT change with t in 0..1."""
+  """Title -> text of what is found when these of FLAT change with t in 0..1.
+
+  Names have _ for /; those of evaluations are besides.
+  """
   t = np.linspace(0, 1, steps)
   curves = {'step': np.arange(1, steps + 1)}
   for name, value in FLAT.items():
     change = changed.get(name.replace('/', '_'), lambda t, v=value: v + 0 * t)
     curves[name] = np.asarray(change(t), np.float64)
+  for name in changed.keys() - {x.replace('/', '_') for x in FLAT}:
+    curves[name.replace('eval_', 'eval/')] = changed[name](t)
   rows = report_warnings.findings(curves, base.get_config())
   assert all(row['todo'] for row in rows)
   return {row['title']: row['text'] for row in rows if row['state'] == 'found'}
@@ -274,6 +279,30 @@ def test_trouble_is_found_and_told_with_its_numbers(title, numbers, changed):
   found = findings(**changed)
   assert title in found
   assert [n for n in numbers if n not in found[title]] == []
+
+
+def lengths_of_evaluations(wrong, right):
+  """Each every tenth step."""
+  at = np.arange(9, 100, 10)
+  curves = {}
+  for name, values in (('wrong', wrong), ('right', right)):
+    curve = np.full(100, np.nan)
+    curve[at] = values
+    curves[f'eval_mean_length_{name}'] = lambda t, c=curve: c
+  return curves
+
+
+def test_wrong_answers_that_grow_are_told_by_evaluations_that_have_both():
+  title = 'Wrong answers grow longer than right ones'
+  twice = np.array([20.0] * 10)
+  right = twice.copy()
+  right[0] = np.nan  # none was right
+  wrong = 2 * twice
+  wrong[0] = 10
+  assert title not in findings(**lengths_of_evaluations(wrong, right))
+  wrong[5:] = 80
+  told = findings(**lengths_of_evaluations(wrong, right))[title]
+  assert '2.0 times as long' in told and 'now 4.0 times' in told
 
 
 @pytest.mark.parametrize(
@@ -361,9 +390,24 @@ def test_reflective_words_are_counted_whole_and_in_the_thought():
   assert curves['thought/tokens'][0] == pytest.approx(18.05, abs=0.01)
 
 
+TAGS = {'': 'tags'}
+
+
+def test_an_answer_is_read_by_the_extractor_of_its_domain():
+  rows = [
+    sample('<answer>5</answer>', step=1),
+    sample('def f(): return 5', step=2, domain='code'),
+    sample('it is 5', step=3, domain='math'),
+  ]
+  extract = TAGS | {'code': 'program'}
+  found = report_texts.browsable(rows, extract=extract, limit=10_000)
+  # None: all of the text is the answer. '': there is none.
+  assert [row['answer'] for row in found['rows']] == ['5', None, '']
+
+
 def test_completions_that_are_too_many_are_thinned_by_whole_steps():
   rows = [sample('x' * 100, step=s) for s in range(1, 102) for _ in range(2)]
-  found = report_texts.browsable(rows, extract='tags', limit=10_000)
+  found = report_texts.browsable(rows, extract=TAGS, limit=10_000)
   steps = sorted({row['step'] for row in found['rows']})
   assert len(found['rows']) == 2 * len(steps) == 2 * found['steps']
   assert found['logged'] == 101
@@ -387,7 +431,7 @@ def test_completions_that_are_too_many_are_thinned_by_whole_steps():
 def test_of_steps_that_do_not_fit_the_ends_are_kept_in_part(limit, rows, begin):
   steps = [[sample(f'{"x" * 1000}{i}', step=s) for i in range(5)]
            for s in (1, 2, 3)]  # fmt: skip
-  found = report_texts.browsable(sum(steps, []), extract='tags', limit=limit)
+  found = report_texts.browsable(sum(steps, []), extract=TAGS, limit=limit)
   assert [row['step'] for row in found['rows']] == [1] * rows + [3] * rows
   assert found['rows'][0]['rest'].startswith(begin)
   assert (found['steps'], found['logged'], found['each']) == (2, 3, rows)
@@ -396,17 +440,17 @@ def test_of_steps_that_do_not_fit_the_ends_are_kept_in_part(limit, rows, begin):
 
 def test_a_step_that_is_too_long_hides_none_of_the_others():
   rows = [sample('x' * n, step=s) for s, n in enumerate((9, 4000, 4000, 9))]
-  found = report_texts.browsable(rows, extract='tags', limit=900)
+  found = report_texts.browsable(rows, extract=TAGS, limit=900)
   assert [row['step'] for row in found['rows']] == [0, 3]
   # Nor does a limit that nothing fits into.
-  assert report_texts.browsable(rows, extract='tags', limit=9)['steps'] == 1
-  assert report_texts.browsable([], extract='tags', limit=9)['rows'] == []
+  assert report_texts.browsable(rows, extract=TAGS, limit=9)['steps'] == 1
+  assert report_texts.browsable([], extract=TAGS, limit=9)['rows'] == []
 
 
 def test_a_long_completion_keeps_its_begin_and_its_end():
   text = '<think>begin' + 'x' * 50_000 + 'end</think>5'
   row = report_texts.browsable(
-    [sample(text, step=1)], extract='tags', limit=10**6
+    [sample(text, step=1)], extract=TAGS, limit=10**6
   )['rows'][0]
   assert row['thought'].startswith('<think>begin')
   assert row['thought'].endswith('end</think>')
@@ -595,6 +639,8 @@ def test_a_taken_port_is_told_in_one_line(live, capsys):
   [
     (['--live', '--port', '99999'], 'port 99999: choose a --port of 0 to'),
     (['--live', '--port', '-1'], 'port -1: choose a --port of 0 to 65535'),
+    (['--live', '--refresh', 'nan'], 'refresh nan: choose a --refresh above'),
+    (['--live', '--refresh', '0'], 'refresh 0: choose a --refresh above 0'),
     (['--group_over', 'seed,sede'], ', seed, '),
     (['--group_over', 'seed,sede'], "--group_over='sede' is not one of "),
     # A section holds fields and is none.
@@ -796,12 +842,26 @@ def test_a_missing_reward_is_shown_as_such_and_is_no_zero(page, tmp_path):
   assert page.evaluate('short("nan")') == 'nan'
 
 
+def test_numbers_are_short_with_the_unit_of_what_is_left(page, html):
+  page.open(html)
+  numbers = '[999, 9994, 12345, 999400, 999600, 999.6e6, 1.5e12]'
+  assert page.evaluate(f'{numbers}.map(short).join(" ")') == (
+    '999 9994 12.3k 999k 1.00M 1.00G 1.50T'
+  )
+
+
 def test_a_group_can_be_hidden(page, html):
   page.open(html)
   both = page.evaluate('document.querySelector(".told").textContent')
   page.evaluate('document.querySelector("#legend button").click()')
   one = page.evaluate('document.querySelector(".told").textContent')
   assert 'a ' in both and one == 'last1'
+  # It stays hidden when another comes to stand before it.
+  page.evaluate('data.groups.reverse(), renderLegend()')
+  pressed = '[...document.querySelectorAll("#legend button")].map('
+  pressed += 'b => b.ariaPressed).join(" ")'
+  assert page.evaluate(pressed) == 'true false'
+  page.evaluate('data.groups.reverse(), renderLegend()')
   page.evaluate('document.querySelector("#legend button").click()')
   assert page.evaluate('document.querySelector(".told").textContent') == both
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize
 import tiny
 
-from grpo_jax.alpaca import contests, judges, length_control
+from grpo_jax.alpaca import contests, difficulty, judges, length_control
 from grpo_jax.rewards import text
 
 # Judges are named by module and function; tests are on the path.
@@ -167,24 +167,44 @@ def _check_reference(data, lengths, kind, control, folder):
 def test_too_few_difficulties_and_strange_files_are_refused(tmp_path):
   path = tmp_path / 'difficulties.csv'
   path.write_text('index,instruction_difficulty\n0,0.5\n1,-1\n')
-  known = length_control.read_difficulties(path)
+  known = difficulty.read(path)
   assert known.difficulty.tolist() == [0.5, -1.0]
   with pytest.raises(ValueError, match='2 difficulties for 3 instructions'):
-    length_control.check_count(known, 3)
+    difficulty.check_count(known, 3)
   path.write_text('index,instruction_difficulty\n0,0.5\n2,-1\n')
   with pytest.raises(ValueError, match='indices are not 0 .. 1'):
-    length_control.read_difficulties(path)
+    difficulty.read(path)
   path.write_text('index\n0\n')
   with pytest.raises(ValueError, match="no column 'instruction_difficulty'"):
-    length_control.read_difficulties(path)
+    difficulty.read(path)
+  head = 'index,instruction_difficulty,not_gamed_baseline'
+  for content, told in (
+    (f'{head}\n0,0.5,True\n1,nan,True', "row 2: .*_difficulty='nan' is no num"),
+    (f'{head}\n0,,True\n', "row 1: instruction_difficulty='' is no number"),
+    (f'{head}\n0,0.5,False', 'row 1: std_delta_len=None is no number'),
+  ):
+    path.write_text(content)
+    with pytest.raises(ValueError, match=told):
+      difficulty.read(path)
+  path.write_bytes(f'{head}\n0,0.5,café\n'.encode('latin-1'))
+  with pytest.raises(ValueError, match='byte 57 is not UTF-8'):
+    difficulty.read(path)
   with pytest.raises(FileNotFoundError, match='df_gamed.csv'):
-    length_control.read_difficulties(tmp_path / 'none.csv')
+    difficulty.read(tmp_path / 'none.csv')
 
 
 def write(path, rows, *, lines=False):
   text = '\n'.join(map(json.dumps, rows)) if lines else json.dumps(rows)
   path.write_text(text)
   return str(path)
+
+
+@pytest.mark.parametrize('name', ['rows.json', 'rows.jsonl'])
+def test_rows_that_are_not_utf8_are_refused_in_one_line(tmp_path, name):
+  path = tmp_path / name
+  path.write_bytes('[{"instruction": "café"}]'.encode('latin-1'))
+  with pytest.raises(ValueError, match='byte 21 is not UTF-8'):
+    contests.read_rows(str(path))
 
 
 def test_references_are_found_by_instruction(tmp_path):

@@ -163,7 +163,7 @@ def helpful_pairs():
 
 
 def safety_points():
-  """Dev3's replies to requests of all kinds, labelled safe or not.
+  """Dev3's replies to unsafe requests and greetings, labelled safe or not.
 
   Not disclosed: how the paper's 106,000 responses were made and labelled.
   """

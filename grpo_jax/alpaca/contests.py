@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from grpo_jax.alpaca import judges, length_control
+from grpo_jax.alpaca.difficulty import Difficulties
 from grpo_jax.tasks.jsonl import read_rows as read_lines
 
 
@@ -85,9 +86,11 @@ def read_rows(path: str) -> list[dict]:
   """
   file = pathlib.Path(path).expanduser()
   rows = None
-  if file.is_file() and file.read_text('utf-8-sig').lstrip()[:1] == '[':
+  # What is not UTF-8 is told of below.
+  content = file.read_text('utf-8-sig', 'replace') if file.is_file() else ''
+  if content.lstrip()[:1] == '[' and '\N{REPLACEMENT CHARACTER}' not in content:
     try:
-      rows = json.loads(file.read_text('utf-8-sig'))
+      rows = json.loads(content)
     except ValueError as error:
       raise ValueError(f'{path}: not JSON ({error})') from None
   else:
@@ -102,7 +105,7 @@ def compare(
   contest: Contest,
   judge: judges.Judge,
   *,
-  difficulties: length_control.Difficulties | None,
+  difficulties: Difficulties | None,
   annotator: str,
 ) -> tuple[dict, list[dict]]:
   """Win rates of outputs, and AlpacaEval's annotations.

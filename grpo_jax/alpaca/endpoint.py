@@ -89,6 +89,7 @@ class Endpoint:
     )
     self.lock, self.cache, self.refusal = threading.Lock(), cache, ''
     self.known = _read_cache(cache)
+    self.logprobs &= self._drawn_key() not in self.known
 
   def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:
     """[n] preferences for the outputs.
@@ -138,6 +139,7 @@ class Endpoint:
         if drawn:
           # One of the two by chance. Nor will others have logprobs.
           self.logprobs = False
+          self._keep({'key': self._drawn_key(), 'first': None, 'drawn': True})
         else:
           self._keep({'key': key, **row})
       if drawn:
@@ -189,6 +191,10 @@ class Endpoint:
     self.cost.requests += 1
     self.cost.tokens_in += row['tokens_in']
     self.cost.tokens_out += row['tokens_out']
+
+  def _drawn_key(self):
+    """Of the row that says that this endpoint gives no logprobs."""
+    return _digest(f'{self.client.address} {self.model} draws')
 
   def _keep(self, row):
     self.known[row['key']] = row
@@ -260,6 +266,6 @@ def _read_cache(path):
       row = json.loads(line)
     except ValueError:
       continue
-    if row['first'] is not None:
+    if row['first'] is not None or 'drawn' in row:
       known[row['key']] = row
   return known

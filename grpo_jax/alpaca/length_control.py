@@ -6,83 +6,16 @@ probability in [0, 1] that the model's output is better than the reference's,
 0.5 a tie, NaN where no judgement was to be had.
 """
 
-import csv
-import dataclasses
-import pathlib
-
 from absl import logging
 import numpy as np
 
 from grpo_jax import measures
+from grpo_jax.alpaca.difficulty import check_count, Difficulties
 
 # Of the two gamed baselines together, against 1 for the model's own rows.
 _GAMED_WEIGHT = 0.2 / 2
 _SPLITS = 5
 _STRENGTHS = np.logspace(-4, 4, 10)
-
-
-@dataclasses.dataclass(frozen=True)
-class Difficulties:
-  """What AlpacaEval stores of its instructions.
-
-  Attributes:
-    difficulty: [n] of instruction 0, 1, ...
-    gamed: [m 3] rows (length, difficulty, 0) of baselines made to be verbose or
-      concise, which say how much length alone is worth; m may be 0.
-    gamed_preferences: [m].
-  """
-
-  difficulty: np.ndarray
-  gamed: np.ndarray
-  gamed_preferences: np.ndarray
-
-
-def read_difficulties(path: str | pathlib.Path) -> Difficulties:
-  """Reads AlpacaEval's `df_gamed.csv`, or a file of one's own like it.
-
-  Columns: `index` and `instruction_difficulty`; rows of gamed baselines have
-  `not_gamed_baseline` False, and with it `std_delta_len` and `preference`.
-
-  Raises:
-    FileNotFoundError, ValueError: no such file, or a column is missing.
-  """
-  path = pathlib.Path(path).expanduser()
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path}: no such file; difficulties are df_gamed.csv of the data set '
-      "tatsu-lab/alpaca_eval, or '' for control without them"
-    )
-  with path.open(encoding='utf-8-sig', newline='') as file:
-    rows = list(csv.DictReader(file))
-  for column in ('index', 'instruction_difficulty'):
-    if not rows or column not in rows[0]:
-      raise ValueError(f'{path}: no column {column!r}, or no row')
-  known = {
-    int(r['index']): float(r['instruction_difficulty']) for r in reversed(rows)
-  }
-  if sorted(known) != list(range(len(known))):
-    raise ValueError(f'{path}: indices are not 0 .. {len(known) - 1}')
-  gamed = [r for r in rows if r.get('not_gamed_baseline') == 'False']
-  length, difficulty, preference = (
-    np.array([float(row[name]) for row in gamed])
-    for name in ('std_delta_len', 'instruction_difficulty', 'preference')
-  )
-  return Difficulties(
-    difficulty=np.array([known[i] for i in range(len(known))]),
-    gamed=np.stack(
-      [np.tanh(length), difficulty, np.zeros_like(length)], axis=1
-    ),
-    gamed_preferences=preference,
-  )
-
-
-def check_count(difficulties: Difficulties, instructions: int) -> None:
-  """ValueError for fewer difficulties than instructions."""
-  if len(difficulties.difficulty) < instructions:
-    raise ValueError(
-      f'{len(difficulties.difficulty)} difficulties for {instructions} '
-      'instructions; both must be of the same prompt set, in its order'
-    )
 
 
 def win_rate(preferences: np.ndarray) -> dict[str, float]:

@@ -39,9 +39,9 @@ function short(value) {
   if (typeof value !== 'number') return String(value);
   const size = Math.abs(value);
   if (size !== 0 && size < 1e-3) return value.toExponential(1);
-  if (size >= 1e9) return (value / 1e9).toPrecision(3) + 'G';
-  if (size >= 1e6) return (value / 1e6).toPrecision(3) + 'M';
-  if (size >= 1e4) return (value / 1e3).toPrecision(3) + 'k';
+  // The unit of what is left when rounded: 999,600 is 1.00M.
+  const unit = [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']].find(([of]) => size >= 0.9995 * of);
+  if (size >= 1e4) return (value / unit[0]).toPrecision(3) + unit[1];
   if (size >= 100) return String(Number(value.toFixed(size >= 1e3 ? 0 : 1)));
   return String(Number(value.toPrecision(3)));
 }
@@ -117,7 +117,7 @@ class Charts {
 
   draw(chart, groups, at, told) {
     const own = chart.curves.some(curve => curve.label);
-    const curves = chart.curves.filter(curve => !this.hidden.has(curve.group));
+    const curves = chart.curves.filter(curve => !this.hidden.has(groups[curve.group].name));
     told.replaceChildren();
     if (!curves.length) return null;
     const logarithmic = this.log.has(chart.title);

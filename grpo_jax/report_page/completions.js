@@ -5,7 +5,7 @@ const PAGE = 10; // questions
 class Completions {
   constructor(root) {
     this.root = root;
-    this.asked = {run: '0', step: '', side: false, text: '', order: 'step', low: '', high: '', short: '', long: ''};
+    this.asked = {run: '', step: '', side: false, text: '', order: 'step', low: '', high: '', short: '', long: ''};
     this.shown = PAGE;
     this.runs = [];
     this.signature = '';
@@ -17,13 +17,17 @@ class Completions {
     if (signature === this.signature) return;
     this.signature = signature;
     this.runs = runs;
-    if (!runs[this.asked.run]) this.asked.run = '0';
     this.root.replaceChildren();
     if (!runs.length) return;
     this.note = el('p', {class: 'quiet'});
     this.list = el('div');
     this.root.append(el('h2', {text: 'Completions'}), this.form(), this.note, this.list);
     this.render();
+  }
+
+  // By name: a run that has just begun may come before it.
+  run() {
+    return this.runs.find(r => r.run === this.asked.run) || this.runs[0];
   }
 
   form() {
@@ -55,14 +59,14 @@ class Completions {
       select.replaceChildren(...pairs.map(([value, text]) => el('option', {value, text})));
       return select;
     };
-    const runs = options(el('select'), this.runs.map((r, i) => [String(i), r.run]));
+    const runs = options(el('select'), this.runs.map(r => [r.run, r.run]));
     const steps = el('select');
     const orders = options(el('select'), [
       ['step', 'step'], ['best', 'highest reward'], ['worst', 'lowest reward'],
       ['up', 'highest advantage'], ['down', 'lowest advantage'],
       ['long', 'longest'], ['short', 'shortest']]);
     this.fill = () => {
-      const found = [...new Set(this.runs[this.asked.run].rows.map(r => r.step))];
+      const found = [...new Set(this.run().rows.map(r => r.step))];
       if (!found.includes(Number(this.asked.step))) this.asked.step = '';
       options(steps, [['', 'all'], ...found.map(s => [String(s), String(s)])]);
       steps.value = this.asked.step;
@@ -91,7 +95,7 @@ class Completions {
     const within = (value, low, high) =>
       (low === '' || value !== null && value >= Number(low)) &&
       (high === '' || value !== null && value <= Number(high));
-    const rows = this.runs[a.run].rows.filter(row =>
+    const rows = this.run().rows.filter(row =>
       (a.side || a.step === '' || row.step === Number(a.step)) &&
       within(row.reward, a.low, a.high) && within(row.length, a.short, a.long) &&
       (!wanted || [row.prompt, row.thought, row.rest].some(t => t.toLowerCase().includes(wanted))));
@@ -105,7 +109,7 @@ class Completions {
   }
 
   render() {
-    const run = this.runs[this.asked.run];
+    const run = this.run();
     const rows = this.matching();
     const out = run.steps < run.logged ? ' Of ' + run.logged + ' logged steps, this file holds ' + run.steps + '.' : '';
     const part = run.each ? ' Of a step it holds the first ' + run.each + '.' : '';
@@ -178,8 +182,9 @@ class Completions {
     if (!row.finished) facts.push(chip('cut at the limit', 'bad'));
     if (row.given) facts.push(chip('given by a teacher'));
     const pieces = [this.piece('thought', row.thought), this.piece(row.thought ? 'after it' : 'completion', row.thought ? row.rest.replace(/^\n+/, '') : row.rest)];
-    const answer = el('p', {class: 'quiet'}, 'answer ', el('code', {text: row.answer || '(none found)'}));
-    return el('div', {class: 'sample'}, el('div', {class: 'facts'}, ...facts), ...pieces.filter(Boolean), answer);
+    // A program is the text itself.
+    const answer = row.answer === null ? [] : [el('p', {class: 'quiet'}, 'answer ', el('code', {text: row.answer || '(none found)'}))];
+    return el('div', {class: 'sample'}, el('div', {class: 'facts'}, ...facts), ...pieces.filter(Boolean), ...answer);
   }
 
   piece(title, text) {

@@ -131,14 +131,6 @@ def constant(*, task, value: float = 0.0) -> Reward:
   return lambda completion, example: float(value)
 
 
-def extractor_of(rewards) -> str:
-  """The extractor of the first of a config's rewards that names one.
-
-  Strict as training is.
-  """
-  return extractors_of(rewards)['']
-
-
 def extractors_of(rewards) -> dict[str, str]:
   """The extractors of a config's rewards: domain -> name, '' for all others.
 
