@@ -4,6 +4,7 @@ Part of `cli`, which every job shares.
 """
 
 from collections.abc import Callable
+import os
 import pathlib
 import runpy
 import traceback
@@ -52,7 +53,7 @@ def _with_config(argv):
     return argv
   default = base.__file__
   if 'workdir' in names:
-    workdir = _value(argv, names['workdir'])
+    workdir = os.path.expanduser(_value(argv, names['workdir']))
     if (pathlib.Path(workdir) / files.CONFIG).exists():
       default = f'{_FROM_RUN}:{workdir}'
   return [argv[0], f'--config={default}', *argv[1:]]

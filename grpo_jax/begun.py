@@ -73,3 +73,12 @@ def _told(fields, name):
     return f'no {name}'
   value = str(fields[name])
   return f'{name}={value if len(value) <= 80 else value[:77] + "..."}'
+
+
+def refuse_other_job(workdir: pathlib.Path, there: str, here: str) -> None:
+  """ValueError for the workdir of a run that another job began."""
+  if there != here:
+    raise ValueError(
+      f'{workdir} is a run of {there}: to go on from its model, give {here} '
+      f'another --workdir, and --init_from={workdir}'
+    )

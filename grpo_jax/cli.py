@@ -6,6 +6,7 @@ import errno
 import fcntl
 import functools
 import logging
+import math
 import os
 import pathlib
 import signal
@@ -86,20 +87,24 @@ def from_workdir(cfg, workdir: pathlib.Path | None):
   return cfg
 
 
-def refuse_address(flag: str, value: str | None) -> None:
-  """Raises a ValueError for gs://... and the like, where a folder is needed.
+def folder(flag: str, value: str | None) -> str | None:
+  """The value of a flag that names a folder, `~` for the user's home.
 
-  As a path it would be a folder called 'gs:' on this machine.
+  Shells leave `~` in --workdir=~/runs as it is.
+
+  Raises:
+    ValueError: gs://... and the like, which as a path would be a folder called
+      'gs:' on this machine.
   """
   if value is None or '://' not in value:
-    return
-  folder = 'the folder it is mounted on'
+    return value and os.path.expanduser(value)
+  mounted = 'the folder it is mounted on'
   if value.startswith('gs://'):
-    folder = f'--{flag}=/gcs/{value.removeprefix("gs://")}'
+    mounted = f'--{flag}=/gcs/{value.removeprefix("gs://")}'
   raise ValueError(
     f'--{flag}={value} is an address and jobs work in folders: mount the '
     'bucket as in launch/README.md (launch.tpu_pod and launch.gke do it '
-    f'themselves) and give {folder}'
+    f'themselves) and give {mounted}'
   )
 
 
@@ -231,15 +236,15 @@ def _run(job):
     cfg = _config.value
     if _init_from.value is not None:
       cfg.init_from = _init_from.value
-    refuse_address('compilation_cache', _cache.value)
-    if _cache.value:
-      folder = pathlib.Path(_cache.value).expanduser()
-      jax.config.update('jax_compilation_cache_dir', str(folder))
+    if cache := folder('compilation_cache', _cache.value):
+      jax.config.update('jax_compilation_cache_dir', cache)
       # Quick ones too: a hundred of them take seconds.
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-    workdir = _workdir.value
-    refuse_address('workdir', workdir)
-    refuse_address('init_from', cfg.init_from)
+    workdir = folder('workdir', _workdir.value)
+    cfg.init_from = folder('init_from', cfg.init_from)
+    a, flag = cfg.algorithm, 'config.algorithm.reference_from'
+    a.reference_from = folder(flag, a.reference_from)
+    _check_numbers(cfg)
     divide_cpu(cfg.cpu_devices)
     hosts.start(distributed=_distributed.value)
     with hosts.doing(pathlib.Path(sys.argv[0]).stem):
@@ -252,6 +257,15 @@ def _run(job):
   except (ValueError, OSError, FloatingPointError, ImportError) as error:
     _fail(error)
   return 0
+
+
+def _check_numbers(cfg):
+  """What no comparison finds out of range, and what no array holds."""
+  for name, value in fields(cfg).items():
+    if isinstance(value, float) and math.isnan(value):
+      raise ValueError(f'{name}=nan is no number')
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+      raise ValueError(f'{name}={value} is beyond 64 bits')
 
 
 def _fail(error):

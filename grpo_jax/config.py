@@ -107,6 +107,14 @@ def positive(cfg, *fields: str) -> None:
       raise ValueError(f'{field}={value} must be at least 1')
 
 
+def not_negative(cfg, *fields: str) -> None:
+  """Raises ValueError if a field ('section.name') is below 0."""
+  for field in fields:
+    value = functools.reduce(operator.getitem, field.split('.'), cfg)
+    if value < 0:
+      raise ValueError(f'{field}={value} must not be negative')
+
+
 def divides(rows: int, parts: Mapping[str, int], *, field: str) -> None:
   """Raises ValueError unless `rows` splits evenly into the product of parts."""
   product = 1

@@ -103,12 +103,16 @@ def by_critic(
   found, returns = advantages(per_token, batch.values, mask)
   counted = jnp.maximum(mask.sum(), 1)
 
-  def variance(x):
-    x = jnp.where(mask, x, 0.0)
-    return jnp.sum(x**2) / counted - (jnp.sum(x) / counted) ** 2
+  def mean(x):
+    return jnp.sum(x, where=mask) / counted
 
-  spread = jnp.maximum(variance(returns), 1e-12)
-  explained = 1 - variance(returns - batch.values) / spread
+  def variance(x):
+    return mean((x - mean(x)) ** 2)
+
+  explained = 1 - variance(returns - batch.values) / variance(returns)
+  # Of returns that differ by fp32's rounding alone there is nothing to explain.
+  differ = variance(returns) > 1e-10 * mean(returns**2)
+  explained = jnp.where(differ, explained, jnp.nan)
   return (
     batch.replace(mask=mask, advantages=found, returns=returns),
     {'value/explained_variance': explained},

@@ -17,20 +17,20 @@ _dtype = flags.DEFINE_enum(
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Writes the folder; all of it or nothing."""
-  cli.refuse_address('out', _out.value)
-  if not _out.value:
+  out = cli.folder('out', _out.value)
+  if not out:
     raise ValueError('--out=FOLDER is needed: where to write the model')
   cfg = cli.from_workdir(cfg, workdir)
   pol = policy.open_policy(cfg)
   hf.save(
-    _out.value,
+    out,
     pol.params(),
     pol.model,
     files=pol.files,
     dtype=jnp.dtype(_dtype.value),
   )
   if hosts.is_first():
-    print(f'written to {_out.value}')
+    print(f'written to {out}')
 
 
 if __name__ == '__main__':

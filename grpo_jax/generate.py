@@ -44,19 +44,19 @@ _chat = flags.DEFINE_bool(
 
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Generates and writes."""
-  cli.refuse_address('out', _out.value)
+  out = cli.folder('out', _out.value)
   cfg = cli.from_workdir(cfg, workdir)
   config.one_of('--keep', _keep.value, ('all', 'verified'))
   if _keep.value == 'verified':
-    if not _out.value or _prompts.value or _chat.value:
+    if not out or _prompts.value or _chat.value:
       raise ValueError(
         '--keep=verified asks the questions of the task: it needs --out=FOLDER '
         'and neither --prompt nor --chat'
       )
-    keep.run(cfg, pathlib.Path(_out.value))
+    keep.run(cfg, pathlib.Path(out))
     return
   if _chat.value:
-    if _prompts.value or _out.value:
+    if _prompts.value or out:
       raise ValueError('--chat goes with neither --prompt nor --out')
     chat.run(cfg)
     return
@@ -74,10 +74,10 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   answerer = answers.of_section(pol, ask, cfg, 'generate', count=len(examples))
   params = programs.publish(pol)(pol.params())
   parts = answerer.run(params, examples, seed=cfg.seed)
-  if not _out.value:
+  if not out:
     _write(parts, ask, sys.stdout if hosts.is_first() else files.nowhere())
     return
-  path = pathlib.Path(_out.value)
+  path = pathlib.Path(out)
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.once(path) as file:
     _write(parts, ask, file)

@@ -151,6 +151,13 @@ def _need_completions(cfg, task):
 
 def reward_weights(cfg) -> dict[str, float]:
   """component name -> its weight in the reward."""
+  taken = {'mean', 'std'} & set(cfg.rewards)
+  if taken:
+    name = min(taken)
+    raise ValueError(
+      f'rewards.{name}: reward/{name} is what all rewards come to; give it '
+      'another name'
+    )
   missing = [k for k, v in cfg.rewards.items() if 'weight' not in v]
   if missing:
     raise ValueError(f'rewards.{missing[0]} has no weight (0 only reports it)')

@@ -10,7 +10,6 @@ wait costs is the dispatch of one chunk.
 
 import collections
 from collections.abc import Callable
-import dataclasses
 import logging
 import pathlib
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 
 from grpo_jax import (
+  begun,
   checkpoints,
   cli,
   config,
@@ -28,47 +28,12 @@ from grpo_jax import (
   runs,
   update,
 )  # fmt: skip
+from grpo_jax.outcome import Outcome
 from grpo_jax.policy import Policy
-from grpo_jax.structs import TrainState
 from grpo_jax.trainer import Trainer
 
 # Read at the first update of a step only: there the policy is the sampler's.
 _AT_FIRST = {'logprob_gap': 'mean', 'logprob_gap_max': 'max'}
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """What a step did."""
-
-  state: TrainState
-  # Metrics of each optimizer update, on the device, by a prefix of their names:
-  # '' for the policy's.
-  updates: dict[str, list[dict]]
-  tokens: int | None  # completion tokens of the step; None: of its updates
-  values: dict[str, Any] = dataclasses.field(default_factory=dict)
-  samples: list[dict] = dataclasses.field(default_factory=list)
-
-
-def one_update(trainer: Trainer) -> Callable[..., Outcome]:
-  """The step of a job that does nothing but one update.
-
-  Its inputs are (batch, tokens); see `Outcome`.
-  """
-
-  def step(state, index, inputs, timers):
-    del index
-    batch, tokens = inputs
-    rate = trainer.learning_rate(state.step)
-    with timers('update'):
-      state, update = trainer.update(state, batch)
-    return Outcome(
-      state=state,
-      updates={'': [update]},
-      tokens=tokens,
-      values={'learning_rate': rate},
-    )
-
-  return step
 
 
 class Loop:
@@ -81,6 +46,7 @@ class Loop:
     policy: Policy,
     trainer: Trainer,
     *,
+    job: str,
     shown: dict[str, str],
     evaluation: Any = None,
   ):
@@ -91,11 +57,13 @@ class Loop:
       workdir: created if need be.
       policy: with the parameters to start from.
       trainer: of that policy.
+      job: its name; a workdir of another is refused.
       shown: label -> metric of the progress line.
       evaluation: what is run every `eval.every` steps, like an
         `evaluate.Evaluation`; that of the config's task if None.
     """
-    self.cfg, self.workdir = cfg, workdir
+    config.not_negative(cfg, 'eval.every', 'log.samples')
+    self.cfg, self.workdir, self.job = cfg, workdir, job
     self.lock = cli.lock(workdir)
     self.policy, self.trainer, self.shown = policy, trainer, shown
     self.evaluation = None
@@ -122,6 +90,7 @@ class Loop:
       self.start, self.state, self.extra = 0, trainer.init(policy.params()), {}
     else:
       self.start, self.state, self.extra = restored
+      begun.refuse_other_job(workdir, self.extra.get('job', job), job)
       self.evaluated = self.extra['evaluated']
       changed = cli.changed_fields(cfg, workdir)
       logging.warning(
@@ -214,26 +183,37 @@ class Loop:
         self.state = outcome.state
         # The device is busy with the update: pay what the host still owes.
         self._report(pending)
+        inputs, trouble = None, None
         with self.timers('prepare'):
-          inputs = None if last else prepare(done)
+          try:
+            inputs = None if last else prepare(done)
+          except Exception as error:
+            # The others of several processes would wait for this one to save.
+            if hosts.are_several():
+              raise
+            trouble = error
         with self.timers('update'):
           jax.block_until_ready(self.state.step)
       times = {'time/step': time.perf_counter() - begin}
       pending.append((done, outcome, times | self.timers.flush()))
       leaving = stopping()
+      ending = leaving or trouble is not None
       evaluating = self._evaluates(done)
-      saving = done % cfg.checkpoint.every == 0 or last or leaving
+      saving = done % cfg.checkpoint.every == 0 or last or ending
       if evaluating or saving:
         # Rows up to a checkpoint are on disk before it.
         self._report(pending)
       if evaluating:
         self.evaluated = {}
         # When leaving, there may be no time: it is done when going on.
-        if not leaving:
+        if not ending:
           self._evaluate(done, stopping)
           leaving = stopping()
       if saving or leaving:
         self._save(done)
+      if trouble is not None:
+        self.checkpoints.wait()
+        raise trouble
       if leaving and (evaluating or not last):
         self.checkpoints.wait()
         raise cli.Stopped(self._stopped_at(done), leaving)
@@ -316,7 +296,11 @@ class Loop:
       self.checkpoints.save(
         step,
         self.state,
-        extra={'evaluated': self.evaluated, 'config': self.cfg.to_dict()}
+        extra={
+          'job': self.job,
+          'evaluated': self.evaluated,
+          'config': self.cfg.to_dict(),
+        }
         | self.extra_of(),
         # Only a measure of these very parameters can make them the best.
         metrics=self.evaluated if self._evaluates(step) else {},

@@ -38,12 +38,17 @@ def adamw(
   Raises:
     ValueError: a number out of range, or no such schedule.
   """
-  if learning_rate <= 0:
-    raise ValueError(f'optimizer.learning_rate={learning_rate} must be above 0')
+  for field, value in (('learning_rate', learning_rate), ('eps', eps)):
+    if value <= 0:
+      raise ValueError(f'optimizer.{field}={value} must be above 0')
+  for field, value in (('b1', b1), ('b2', b2)):
+    if not 0 <= value < 1:
+      raise ValueError(f'optimizer.{field}={value} must be in [0, 1)')
   for field, value in (
     ('warmup_steps', warmup_steps),
     ('weight_decay', weight_decay),
     ('clip_norm', clip_norm),
+    ('final_fraction', final_fraction),
   ):
     if value < 0:
       raise ValueError(f'optimizer.{field}={value} must not be negative')

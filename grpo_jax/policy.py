@@ -175,6 +175,11 @@ def _fresh(cfg):
 
 def fresh_model(cfg) -> transformer.Config:
   """The sizes of a model born here, of cfg.model and cfg.tokenizer."""
+  sizes = (
+    'num_layers', 'embed_dim', 'num_heads', 'num_kv_heads', 'head_dim',
+    'mlp_dim',
+  )  # fmt: skip
+  config.positive(cfg, *(f'model.{name}' for name in sizes))
   vocab_size = _characters(cfg).vocab_size
   return transformer.Config(**cfg.model.to_dict(), vocab_size=vocab_size)
 

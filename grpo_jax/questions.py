@@ -111,8 +111,8 @@ class Questions:
         names it.
     """
     ids = [
-      self.ids(i, e, max_length=self.max_length) if e is not None else []
-      for i, e in enumerate(examples)
+      self.ids(e, max_length=self.max_length) if e is not None else []
+      for e in examples
     ]
     return layout.prompts(
       ids,
@@ -144,13 +144,13 @@ class Questions:
     """
     longest = math.inf if everything else self.max_length
     prompt_ids, completion_ids = [], []
-    for i, example in enumerate(examples):
+    for example in examples:
       if example is None:
         prompt_ids.append([])
         completion_ids.append([[]])
         continue
       answer = self.learned(example)
-      prompt = self.ids(i, example, max_length=longest)
+      prompt = self.ids(example, max_length=longest)
       completion = self.tokenizer.encode(answer, start=False)
       completion.append(self.tokenizer.eos_ids[0])
       if everything:
@@ -185,23 +185,26 @@ class Questions:
       return
     for i in range(count):
       try:
-        self.ids(i, self.task.example(i), max_length=max_length)
+        name, example = f'prompt {i}', self.task.example(i)
+        self.ids(example, max_length=max_length, name=name)
       except ValueError as error:
         raise ValueError(f'{self.task.source}: {error}') from None
 
-  def ids(self, i: int, example: Example, *, max_length: float) -> list[int]:
+  def ids(
+    self, example: Example, *, max_length: float, name: str = 'a prompt'
+  ) -> list[int]:
     """Tokens of what the policy continues.
 
     Args:
-      i: names the example in errors.
       example: with the prompt.
+      name: of it in errors, before its text.
       max_length: longest allowed, in tokens.
 
     Raises:
       ValueError: as `encode`.
     """
     # The example's own text: what `text` puts before it is always the same.
-    where = f'prompt {i} ({example.prompt[:60]!r})'
+    where = f'{name} ({example.prompt[:60]!r})'
     content = self.text(example.prompt)
     try:
       ids = self.tokenizer.encode(content)
@@ -265,7 +268,15 @@ def need_answers(task: Task) -> None:
   """ValueError for a task whose answers cannot be judged, as a file for SFT."""
   example = task.example(0)
   # What judging needs (a sandbox, a package) is missed here, not in every item.
-  task.verify('', example)
+  try:
+    task.verify(example.answer, example)
+  except (ImportError, OSError, ValueError):
+    raise
+  except Exception as error:
+    raise ValueError(
+      f'the verifier of {example.prompt[:60]!r}, given the reference answer '
+      f'{example.answer[:60]!r}, raised {type(error).__name__}: {error}'
+    ) from None
   if not shares.has_answers(task):
     within = (
       f' (of domain {example.domain!r}: give the reward the domains that have)'

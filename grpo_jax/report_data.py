@@ -78,8 +78,7 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
   """
   found = []
   for workdir in workdirs:
-    cli.refuse_address('workdir', workdir)
-    path = pathlib.Path(workdir).expanduser().resolve()
+    path = pathlib.Path(cli.folder('workdir', workdir)).resolve()
     inside = sorted(
       (p for p in path.glob('*/') if _is_run(p) or _is_evaluation(p)),
       key=lambda folder: (_begun(folder), folder),

@@ -29,7 +29,8 @@ from grpo_jax import (
   trainer,
   validation,
 )  # fmt: skip
-from grpo_jax.loop import Loop, one_update
+from grpo_jax.loop import Loop
+from grpo_jax.outcome import one_update
 from grpo_jax.preferences import Row
 from grpo_jax.structs import Batch, PyTree
 
@@ -55,6 +56,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     workdir,
     pol,
     _trainer(pol, cfg, loss),
+    job='reward_model',
     shown=SHOWN,
     evaluation=lesson,
   )

@@ -19,7 +19,8 @@ from grpo_jax import (
   training,
   validation,
 )  # fmt: skip
-from grpo_jax.loop import Loop, one_update
+from grpo_jax.loop import Loop
+from grpo_jax.outcome import one_update
 
 _TRIED = 1000  # texts that are counted before the first step
 SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
@@ -51,7 +52,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     )
     return rows.put(host), None
 
-  loop = Loop(cfg, workdir, pol, trainer, shown=SHOWN)
+  loop = Loop(cfg, workdir, pol, trainer, job='sft', shown=SHOWN)
   loop.run(
     prepare=prepare, step=one_update(trainer), publish=programs.publish(pol)
   )

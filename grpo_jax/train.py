@@ -32,7 +32,8 @@ from grpo_jax import (
   training,
   validation_rl,
 )  # fmt: skip
-from grpo_jax.loop import Loop, Outcome
+from grpo_jax.loop import Loop
+from grpo_jax.outcome import Outcome
 from grpo_jax.rollout import Collected
 from grpo_jax.structs import Batch, Prompts
 
@@ -48,12 +49,11 @@ SHOWN = {
 def run(cfg, workdir: pathlib.Path | None) -> None:
   """Trains from `cfg.init_from`, or goes on where `workdir` stopped."""
   workdir = cli.need_workdir(workdir)
-  source = cfg.algorithm.reference_from
-  cli.refuse_address('config.algorithm.reference_from', source)
   pol = policy.open_policy(cfg)
   validation_rl.of_training(cfg, ways=pol.ways())
   stages = Stages(cfg, pol)
-  loop = Loop(cfg, workdir, pol, stages.learner.policy, shown=SHOWN)
+  trainer = stages.learner.policy
+  loop = Loop(cfg, workdir, pol, trainer, job='train', shown=SHOWN)
   stages.go_on(loop.extra)
   for hint in validation_rl.hints(cfg):
     logging.warning('%s', hint)

@@ -171,8 +171,13 @@ def _reader(i, pipe: IO[bytes], out, lock) -> threading.Thread:
     for line in pipe:
       end = b'' if line.endswith(b'\n') else b'\n'
       with lock:
-        out.buffer.write(b'[%d] ' % i + line + end)
-        out.buffer.flush()
+        try:
+          out.buffer.write(b'[%d] ' % i + line + end)
+          out.buffer.flush()
+        except BrokenPipeError:
+          # Nobody reads (`| head`): all are to end, and to be heard till then.
+          os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+          signal.raise_signal(signal.SIGTERM)
 
   thread = threading.Thread(target=copy, daemon=True)
   thread.start()

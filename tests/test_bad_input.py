@@ -53,6 +53,11 @@ def refuse(job, *flags, saying, **options):
       ['eval.samples=1', 'k=2', 'raise eval.samples'],
     ),
     (['--config.eval.batch_prompts=0'], ['eval.batch_prompts=0']),
+    (['--config.eval.every=-2'], ['eval.every=-2 must not be negative']),
+    (['--config.log.samples=-1'], ['log.samples=-1 must not be negative']),
+    (['--config.optimizer.learning_rate=nan'], ['learning_rate=nan is no num']),
+    ([f'--config.seed={10**20}'], [f'seed={10**20} is beyond 64 bits']),
+    (['--config.model.num_layers=0'], ['model.num_layers=0 must be at least']),
     (['--config.log.samples_every=0'], ['log.samples_every=0']),
     (
       ['--config.updates.remat=some'],
@@ -71,7 +76,7 @@ def refuse(job, *flags, saying, **options):
     (['--init_from=/no/model.gguf'], ['/no/model.gguf: no such file']),
     (
       ['--config.sample.max_prompt_length=3'],
-      ['prompt 0', 'limit of 3', 'raise sample.max_prompt_length'],
+      ['a prompt (', 'limit of 3', 'raise sample.max_prompt_length'],
     ),
   ],
   ids=lambda value: value[0] if value[0].startswith('--') else '',
@@ -177,6 +182,10 @@ def test_a_damaged_config_of_a_run_is_told_by_its_file(tmp_path):
     (
       'c.rewards.style = dict(name="format")',
       ['rewards.style has no weight', '0 only reports it'],
+    ),
+    (
+      'c.rewards.mean = dict(name="format", weight=1.0)',
+      ['rewards.mean: reward/mean is what all rewards come to'],
     ),
     (
       'c.rewards.coin = dict(name="random", q=1, weight=1.0)',

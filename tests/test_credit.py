@@ -213,6 +213,13 @@ def test_a_critic_gets_the_reward_at_the_last_token():
   )
 
 
+@pytest.mark.parametrize('reward', [0.0, 0.7])
+def test_of_equal_returns_a_critic_explains_nothing(reward):
+  rewards = np.full((2, 2), reward, np.float32)
+  got = assign(batch(MASK, values=VALUES), rewards, estimate=by_critic())
+  assert np.isnan(got[1]['value/explained_variance'])
+
+
 def test_a_critic_learns_nothing_from_a_missing_reward():
   rewards = jnp.array([[1.0, NAN], [0.5, 0.5]])
   got, _ = assign(batch(MASK, values=VALUES), rewards, estimate=by_critic())

@@ -121,6 +121,16 @@ def test_a_finished_run_started_again_changes_nothing():
   assert snapshot(workdir) == before
 
 
+def test_the_workdir_of_another_job_is_refused(tmp_path):
+  """Of these two, states have one structure."""
+  workdir = f'--workdir={tmp_path / "run"}'
+  of_both = ('--config.algorithm.kl_coef=0.0', '--config.eval.every=0')
+  succeed('sft', workdir, '--config.steps=1', *of_both)
+  done = tiny.job('train', workdir, '--config.steps=2', *of_both)
+  assert done.code == 2
+  assert 'is a run of sft: to go on from its model, give train' in done.err
+
+
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported') / 'model'

@@ -33,7 +33,8 @@ LAYERS = {
   ],
   4: [
     'policy', 'programs', 'trainer', 'training', 'critic', 'questions',
-    'answers', 'loop', 'arguments', 'cli', 'train', 'sft', 'generate',
+    'answers', 'loop', 'outcome', 'arguments', 'cli', 'train', 'sft',
+    'generate',
     'evaluate', 'export', 'quickstart', 'run_config', 'report', 'report_charts',
     'report_curves', 'report_data', 'report_signs', 'report_tables',
     'report_texts', 'report_warnings', 'keep', 'verified.mixing', 'scorer',

@@ -75,6 +75,17 @@ def is_over(pid):
     return True
 
 
+def test_without_a_reader_all_end():
+  job = "for i in range(200_000): print('x' * 50)"
+  command = f'{sys.executable} -m launch.local --processes 2 --'
+  done = subprocess.run(
+    f'{command} {sys.executable} -c "{job}" | head -1',
+    shell=True, cwd=tiny.REPO, capture_output=True, text=True, timeout=60,
+  )  # fmt: skip
+  assert done.stdout.endswith('x' * 50 + '\n')
+  assert 'Traceback' not in done.stderr
+
+
 def test_each_process_is_told_its_place_and_lines_begin_with_it(run):
   code = """
   import json

@@ -82,6 +82,21 @@ def test_a_schedule_ends_at_its_final_fraction_and_stays():
     np.testing.assert_allclose(end, 0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  'field, value', [('eps', 0.0), ('b1', 1.0), ('b2', 1.0), ('b2', -0.1),
+                   ('final_fraction', -1.0)],
+)  # fmt: skip
+def test_a_number_that_makes_parameters_nan_is_refused(field, value):
+  settings = dict(
+    learning_rate=1.0, schedule='constant', warmup_steps=0, total_steps=10,
+    final_fraction=0.1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
+    clip_norm=1.0, moments_dtype='float32',
+  )  # fmt: skip
+  optimizer.adamw(**settings)
+  with pytest.raises(ValueError, match=f'optimizer.{field}={value} must'):
+    optimizer.adamw(**settings | {field: value})
+
+
 def test_an_unknown_schedule_is_refused_with_the_valid_ones():
   with pytest.raises(
     ValueError, match="'cosin' is not one of constant, linear, cosine"

@@ -107,7 +107,7 @@ def test_prompt_too_long_is_named_by_its_text():
   with pytest.raises(ValueError) as caught:
     ask.encode(examples)
   assert str(caught.value) == (
-    f"prompt 1 ('{'1+' * 30}') has 162 tokens, over the limit of 128; raise "
+    f"a prompt ('{'1+' * 30}') has 162 tokens, over the limit of 128; raise "
     'sample.max_prompt_length or drop the prompt'
   )
 
@@ -123,7 +123,7 @@ def test_a_prompt_as_long_as_the_limit_is_asked():
 def test_an_empty_prompt_is_refused():
   task = tasks.arithmetic(split='train', size=1, min_ops=1, max_ops=1)
   ask = questions.questions_of(task, base.get_config(), TOKENIZER)
-  with pytest.raises(ValueError, match=r"prompt 1 \(''\) has no tokens"):
+  with pytest.raises(ValueError, match=r"a prompt \(''\) has no tokens"):
     ask.encode([tasks.Example('1+2=', '3'), tasks.Example('', '3')])
 
 
@@ -160,7 +160,7 @@ def test_a_huge_file_is_not_read_through_at_every_start(tmp_path, monkeypatch):
   monkeypatch.setattr(questions, '_MOST_TRIED', 1)
   c = file_config(tmp_path, '1+0=', '1+' * 40)
   ask = questions.questions(c, TOKENIZER, evaluation=False)
-  with pytest.raises(ValueError, match='prompt 0'):
+  with pytest.raises(ValueError, match='a prompt'):
     ask.encode([ask.task.example(1)])
 
 

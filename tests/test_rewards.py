@@ -497,6 +497,18 @@ def test_worker_killed_from_outside_costs_one_item_and_is_replaced():
   assert not workers._running
 
 
+def test_what_is_sent_to_all_processes_changes_no_verdict():
+  """As a machine that shuts down sends it, while the job ends its step."""
+  pytest.importorskip('math_verify')
+  workers = pool.Pool(name='math_verify', workers=1, seconds=30.0)
+  assert workers.grade('5', '5')
+  (process,) = workers._running
+  process.terminate()
+  assert workers.grade('1/2', '0.5')
+  assert workers._running == {process}
+  workers.close()
+
+
 def test_no_worker_starts_before_the_first_answer():
   workers = pool.Pool(name='math_verify', workers=2, seconds=1.0)
   assert not workers._running

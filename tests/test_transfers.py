@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import tiny
 
-from grpo_jax.loop import Loop, Outcome
+from grpo_jax import metrics as metrics_lib
+from grpo_jax.loop import Loop
+from grpo_jax.outcome import Outcome
 from grpo_jax.structs import TrainState
 
 METRICS = ('loss', 'grad_norm', 'tokens')
@@ -45,10 +47,25 @@ def run(workdir, *, prepare=lambda _: None, also=dict):
     workdir,
     types.SimpleNamespace(params=lambda: params, write_model=lambda _: None),
     types.SimpleNamespace(abstract=jax.eval_shape(init, params), init=init),
+    job='test',
     shown={},
   )
   loop.run(prepare=prepare, step=step, publish=None)
   return [json.loads(x) for x in (workdir / 'metrics.jsonl').open()]
+
+
+def test_what_fails_between_steps_loses_none(tmp_path):
+  """Ten steps are asked for between checkpoints; the next has no inputs."""
+
+  def prepare(index):
+    if index:
+      raise ValueError('a prompt is too long')
+
+  with pytest.raises(ValueError, match='a prompt is too long'):
+    run(tmp_path, prepare=prepare)
+  rows = metrics_lib.read_rows(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [1]
+  assert (tmp_path / 'checkpoints' / '1').is_dir()
 
 
 def by_mistake(*_):

@@ -243,6 +243,25 @@ def test_a_row_that_could_not_be_right_is_named(tmp_path, row, more, told):
   assert '\n' not in str(caught.value)
 
 
+def as_numbers(answer, example):
+  """As a user writes it: no answer that is asked is empty."""
+  return float(answer) == float(example.answer)
+
+
+def of_nothing(answer, example):
+  return answer[0] == example.data['none']
+
+
+def test_a_verifier_is_tried_on_the_reference_and_told_in_one_line(tmp_path):
+  rows = dict(answer_field='a', verifier=f'{__name__}:as_numbers')
+  questions.need_answers(task_of(tmp_path, {'q': '1+1', 'a': '2'}, **rows))
+  rows['verifier'] = f'{__name__}:of_nothing'
+  task = task_of(tmp_path, {'q': '1+1', 'a': '2'}, **rows)
+  told = "the verifier of '1.1', given the reference answer '2', raised KeyErr"
+  with pytest.raises(ValueError, match=told):
+    questions.need_answers(task)
+
+
 def test_prompts_with_facts_but_no_answers_are_not_judged(tmp_path):
   rows = {'q': 'hi', 'language': 'en'}
   chat = file_of(tmp_path, rows, data_fields=('language',), name='jsonl')

@@ -182,7 +182,7 @@ def test_rows_are_committed_before_the_checkpoint_that_follows_them():
   saving = loop.Loop.__new__(loop.Loop)
   saving.cfg, saving.state, saving.evaluated = base.get_config(), None, {}
   saving.evaluation, saving.extra_of = None, dict
-  saving.timers = metrics.Timers()
+  saving.job, saving.timers = 'train', metrics.Timers()
   saving.writer = saving.checkpoints = Recorder()
   saving._save(3)
   assert done == ['commit', 'save']
@@ -217,6 +217,11 @@ def test_an_address_is_refused_with_the_folder_to_give(tmp_path, job, flag):
 def test_other_addresses_are_refused_too():
   for address in ('s3://b/r', 'file:///r'):
     with pytest.raises(ValueError, match=f'--workdir={address} is an address'):
-      cli.refuse_address('workdir', address)
-  cli.refuse_address('workdir', None)
-  cli.refuse_address('workdir', 'runs/r')
+      cli.folder('workdir', address)
+  assert cli.folder('workdir', None) is None
+  assert cli.folder('workdir', 'runs/r') == 'runs/r'
+
+
+def test_a_tilde_that_the_shell_left_is_the_home(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  assert cli.folder('workdir', '~/runs/r') == '/home/me/runs/r'

@@ -120,6 +120,7 @@ class Pool:
         stderr=subprocess.DEVNULL,
         cwd=folder,
         env=_environment(),
+        start_new_session=True,  # no part of what a terminal ends
       )
       with self._lock:
         self._running.add(process)

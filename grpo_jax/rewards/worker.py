@@ -37,7 +37,10 @@ def main():
   # Replies have a descriptor of their own: what libraries print is no reply.
   replies = os.fdopen(os.dup(1), 'w', encoding='ascii', buffering=1)
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # Sent to all processes of a machine, while the job ends its step: it needs
+  # verdicts until then, and ends this process by ending its input.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
   _limit_memory()
   logging.disable(logging.CRITICAL)
   # Seconds of imports: under the memory limit, before 'ready'.
