@@ -45,8 +45,8 @@ class Checkpoints:
       keep_best: checkpoints to keep, last or not, for the highest
         `best_metric`; of equal ones the newer.
       best_metric: a name in `save`'s metrics, needed if `keep_best` > 0.
-      measured: step -> metrics, of steps that were measured once they had
-        been saved; the attribute of that name takes more.
+      measured: step -> metrics, of steps that are not measured by `save`; the
+        attribute of that name takes more.
       asynchronous: write behind the next steps. The state may be donated as
         soon as `save` returns; what goes wrong comes up in the next call.
 
@@ -122,7 +122,8 @@ class Checkpoints:
       'checksums': {k: int(v) for k, v in sums.items()},
     }
     json.dumps(info)  # A TypeError comes here, not in the writing thread.
-    self._pending, self._keep.metrics[step] = step, metrics
+    self._pending = step
+    self._keep.metrics[step] = self._keep.metrics.get(step, {}) | metrics
     with hosts.waiting(f'checkpoint {step}'), self._explain_full_disk():
       self._manager.save(
         step,

@@ -91,7 +91,9 @@ class Loop:
     else:
       self.start, self.state, self.extra = restored
       begun.refuse_other_job(workdir, self.extra.get('job', job), job)
-      self.evaluated = self.extra['evaluated']
+      row = self.checkpoints.measured.get(self.start, {})
+      own = {k: v for k, v in row.items() if k.startswith('eval/')}
+      self.evaluated = own or self.extra['evaluated']
       changed = cli.changed_fields(cfg, workdir)
       logging.warning(
         '%s: resuming at step %d%s',
@@ -172,7 +174,6 @@ class Loop:
       self._evaluate(self.start, stopping)
       if leaving := stopping():
         raise cli.Stopped(self._stopped_at(self.start), leaving)
-      self.checkpoints.measured[self.start] = self.evaluated
     inputs = prepare(self.start) if self.start < cfg.steps else None
     pending = []
     for index in range(self.start, cfg.steps):
@@ -203,13 +204,16 @@ class Loop:
       if evaluating or saving:
         # Rows up to a checkpoint are on disk before it.
         self._report(pending)
+      if saving:
+        # Before an evaluation, which may take long.
+        self._save(done)
       if evaluating:
         self.evaluated = {}
         # When leaving, there may be no time: it is done when going on.
         if not ending:
           self._evaluate(done, stopping)
           leaving = stopping()
-      if saving or leaving:
+      if leaving and not saving:
         self._save(done)
       if trouble is not None:
         self.checkpoints.wait()
@@ -278,6 +282,8 @@ class Loop:
       return
     scalars = evaluate.scalars(result)
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
+    # By which it is kept, or not, once the next is saved.
+    self.checkpoints.measured[step] = self.evaluated
     if self.cfg.checkpoint.keep_best:
       optional = (f'eval/{name}' for name in self.evaluation.optional)
       config.one_of(
@@ -302,6 +308,4 @@ class Loop:
           'config': self.cfg.to_dict(),
         }
         | self.extra_of(),
-        # Only a measure of these very parameters can make them the best.
-        metrics=self.evaluated if self._evaluates(step) else {},
       )

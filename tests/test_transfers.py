@@ -21,10 +21,11 @@ METRICS = ('loss', 'grad_norm', 'tokens')
 add_one = jax.jit(lambda x: x + 1)
 
 
-def run(workdir, *, prepare=lambda _: None, also=dict):
+def run(workdir, *, prepare=lambda _: None, also=dict, evaluation=None):
   """A loop of two steps that count, with more to do in them."""
   cfg = tiny.get_config()
-  cfg.steps, cfg.eval.every = 2, 0
+  cfg.steps, cfg.eval.every = 2, int(evaluation is not None)
+  cfg.checkpoint.every = 1 if evaluation else 10
 
   def init(params):
     step = jnp.zeros((), jnp.int32)
@@ -49,8 +50,9 @@ def run(workdir, *, prepare=lambda _: None, also=dict):
     types.SimpleNamespace(abstract=jax.eval_shape(init, params), init=init),
     job='test',
     shown={},
+    evaluation=evaluation,
   )
-  loop.run(prepare=prepare, step=step, publish=None)
+  loop.run(prepare=prepare, step=step, publish=lambda params: params)
   return [json.loads(x) for x in (workdir / 'metrics.jsonl').open()]
 
 
@@ -66,6 +68,26 @@ def test_what_fails_between_steps_loses_none(tmp_path):
   rows = metrics_lib.read_rows(tmp_path / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [1]
   assert (tmp_path / 'checkpoints' / '1').is_dir()
+
+
+def test_an_evaluation_that_fails_loses_no_step(tmp_path):
+  """The one of step 2; that of step 1 is known when going on."""
+  results = [dict(x=0.5), dict(x=0.25), None]
+
+  def evaluate(params, **_):
+    del params
+    if results[0] is None:
+      raise ValueError('no judge answers')
+    return results.pop(0)
+
+  evaluation = types.SimpleNamespace(run=evaluate, optional=(), measure='x')
+  with pytest.raises(ValueError, match='no judge answers'):
+    run(tmp_path, evaluation=evaluation)
+  assert (tmp_path / 'checkpoints' / '2').is_dir()
+  results[0] = dict(x=0.75)
+  rows = run(tmp_path, evaluation=evaluation)
+  found = [(row['step'], row['eval/x']) for row in rows if 'eval/x' in row]
+  assert found == [(0, 0.5), (1, 0.25), (2, 0.75)]
 
 
 def by_mistake(*_):
