@@ -25,7 +25,7 @@ import jax
 from benchmarks import scaling_chips, scaling_host, scaling_tables
 from benchmarks.scaling_chips import Rates, Slices, Work
 from benchmarks.scaling_host import Size
-from grpo_jax import cli
+from grpo_jax import cli, config
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families
 from launch import chips
@@ -72,6 +72,9 @@ _LARGE = 20e9  # parameters from which on a chip holds a quarter of the heads
 
 def run(cfg, _) -> None:
   """Measures, computes, prints."""
+  config.one_of('--chip', _chip.value, tuple(chips.CHIPS))
+  for name in _models.value:
+    config.one_of('--models', name, tuple(families.SIZES))
   jax.config.update('jax_num_cpu_devices', _devices.value)
   print(json.dumps(report(cfg)))
 
@@ -245,7 +248,8 @@ def _utilisations(model):
       if not line.startswith('{'):
         continue  # the table
       one = json.loads(line)
-      if one.get('config', model).startswith(model):
+      # One that does not fit has no speed.
+      if one['fits'] and one.get('config', model).startswith(model):
         found = {'update': one['update_utilisation']}
         if one['decode_bandwidth']:
           found['decode'] = one['decode_bandwidth']

@@ -1,7 +1,8 @@
 """A step's compiled programs on a slice, by arithmetic from published numbers.
 
 What is counted, and how:
-  sampling   a token reads the published weights and all slots of the branch
+  sampling   a token reads the published weights (bf16, embedding and head
+             fp32, an embedding of its own not) and all slots of the branch
              caches, at the sampler's capacities, for as long as the longest
              completion runs; or as long as its products take, if longer
   update     model FLOPs of every row as wide as the longest completion, at
@@ -9,7 +10,8 @@ What is counted, and how:
              longer of both counts. The reference is a third of an update's
              FLOPs, at the same rate
   gathers    of bf16 weights, forward and again in the backward pass, which
-             recomputes, and the fp32 gradients' reduction, a microbatch
+             recomputes, and the fp32 gradients' reduction: for the trunks
+             and for the branches of each microbatch
   tensor     sums of bf16 activations over `tensor`: two a layer forward, two
              backward and two in recomputing
   slices     fp32 gradients over the data center network, once an update: each
@@ -113,7 +115,8 @@ def step(
   )
   compute = learned / (rates.update * on.chips * chip.flops)
   shard = whole / on.tensor * (1 - 1 / on.fsdp)
-  gathered = work.minibatches * parts * shard * (2 * _BF16 + _FP32)
+  layers = 2 * work.minibatches * parts  # of trunks, of branches
+  gathered = layers * shard * (2 * _BF16 + _FP32)
   reduced = 2 * (1 - 1 / on.slices) * _FP32 * whole / (on.fsdp * on.tensor)
   reduced *= CHIPS_A_HOST * work.minibatches
   # Forward alone it is a third, of the reference.
@@ -121,7 +124,8 @@ def step(
   summed = 6 * 2 * (1 - 1 / on.tensor) * of_a_row
   summed *= work.rows / (on.fsdp * on.data)
   ici, dcn = (gathered + summed) / chip.ici_bandwidth, reduced / rates.dcn
-  once = work.minibatches * parts * shard * _BF16 + summed / 3
+  once = layers * shard * _BF16 + summed / 3
+  published = _published(model) / on.tensor * (1 - 1 / on.fsdp)
   writers = max(on.fsdp * on.tensor // CHIPS_A_HOST, 1)
   return found | {
     'microbatches': parts,
@@ -135,8 +139,8 @@ def step(
     'dcn_s': dcn,
     'update_s': max(compute, ici, dcn),
     'reference_s': max(compute / 3, once / chip.ici_bandwidth),
-    'publish_bytes': _BF16 * shard,
-    'publish_s': _BF16 * shard / chip.ici_bandwidth,
+    'publish_bytes': published,
+    'publish_s': published / chip.ici_bandwidth,
     'checkpoint_bytes': _STATE * whole,
     'checkpoint_s': _STATE * whole / (writers * rates.bucket),
   }
@@ -148,11 +152,21 @@ def counts(model: Config) -> tuple[int, int]:
   return whole, flops.in_products(model)
 
 
+def _published(model):
+  """Bytes of the sampler's weights: `programs.publish`."""
+  table = model.vocab_size * model.embed_dim
+  tables = table if model.tied_head else 2 * table
+  return _BF16 * (counts(model)[0] - tables) + _FP32 * tables
+
+
 def _sampling(model, chip, on, work, rates):
   whole, products = counts(model)
+  # One that is not the head's too is looked up, not read.
+  embedding = _FP32 * model.vocab_size * model.embed_dim
+  unread = 0 if model.tied_head else embedding / on.tensor
   kept = 2 * model.num_layers * model.num_kv_heads * model.head_dim
   kept *= rates.cache * work.rows / on.chips  # of one token, on a chip
-  weights = _BF16 * whole / on.tensor
+  weights = _published(model) / on.tensor
   state = _STATE * whole / (on.fsdp * on.tensor)
   cache, room = kept * work.longest, chip.hbm - weights - state
   # As many rollouts as fit one after another; infinite where none does.
@@ -164,7 +178,7 @@ def _sampling(model, chip, on, work, rates):
     total = of_cache = done = 0.0
     for capacity in capacities(work.longest, work.chunk):
       steps = max(min(capacity, length) - done, 0)
-      bytes_ = (kept * capacity / waves, weights)
+      bytes_ = (kept * capacity / waves, weights - unread)
       reading = sum(bytes_) / (rates.decode * chip.hbm_bandwidth)
       of_token = flops.of_pairs(model) * (work.prompt + capacity)
       of_token += 2 * products

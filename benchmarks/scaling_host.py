@@ -270,8 +270,8 @@ def _working(random) -> Iterator[str]:
 
 def _ids(asked, examples):
   return [
-    asked.ids(i, e, max_length=asked.max_length) if e is not None else []
-    for i, e in enumerate(examples)
+    asked.ids(e, max_length=asked.max_length) if e is not None else []
+    for e in examples
   ]
 
 

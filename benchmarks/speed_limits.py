@@ -43,8 +43,11 @@ def update_flops(workload: Workload, tokens: int) -> float:
     workload: its model and prompts count; a prompt is computed once a group.
     tokens: of completions.
   """
-  tokens += workload.prompts * workload.prompt
-  return 8 * in_products(workload.size) * tokens
+  size, of_prompts = workload.size, workload.prompts * workload.prompt
+  # No logits of a prompt's tokens are wanted.
+  head = size.vocab_size * size.embed_dim
+  prompts = (in_products(size) - head) * of_prompts
+  return 8 * (in_products(size) * tokens + prompts)
 
 
 def flops(workload: Workload, tokens: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ from grpo_jax import (
   programs,
   questions,
   rewards,
+  runs,
   text_measures,
   validation,
 )  # fmt: skip
@@ -51,7 +52,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   evaluation = Evaluation(cfg, pol)
   step, params = pol.checkpoint()
   if step is not None:  # of a run
-    for hint in validation.shared_questions(cfg):
+    trained = runs.open_run(cfg.init_from).config.task.to_dict()
+    for hint in validation.shared_questions(cfg, trained):
       logging.warning('%s', hint)
   result = evaluation.run(
     programs.publish(pol)(params), progress=hosts.is_first()

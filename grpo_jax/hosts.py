@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any
 
 from absl import logging
 import jax
@@ -46,7 +47,6 @@ _HEARTBEAT, _START, _END, _SILENT = 40, 300, 60, 20
 # Seconds that the coordinator outlives an error of its own.
 _LAST = 2
 _MESSAGE = 1 << 14  # bytes
-_WEEK = 7 * 86_400_000  # ms
 # What of an error tells that it is another process's: of gloo, whose
 # connections end with a process, and of JAX's coordination service.
 _SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
@@ -54,7 +54,7 @@ _SIGNS = ('gloo', 'coordination service', 'barrier', 'heartbeat')
 _STATUS = re.compile(r'\b[A-Z]{5,}(_[A-Z]+)*: ')
 _doing = []  # what this process is at, outermost first
 _ending = threading.Lock()
-_agreed = itertools.count()  # calls of `agree`, alike in all processes
+_agreed, _told = itertools.count(), itertools.count()  # calls, alike in all
 
 
 def start(*, distributed: bool) -> None:
@@ -230,21 +230,21 @@ def wait_for_all(what: str) -> None:
       multihost_utils.sync_global_devices(what)
 
 
-def wait_for_first(what: str) -> None:
-  """Returns once the first process has come here, however long it takes.
+def of_first(value: Any, *, what: str, patient: bool = False) -> Any:
+  """The first process's value, as JSON has it, on all; each calls this.
 
-  For what it does alone: the others would else wait at their end, where JAX
-  takes a process that is late by a minute for dead. `what` names it, once a
-  job.
+  `patient` waits however long, for what the first does alone: at their ends,
+  JAX takes a process that is a minute late for dead.
   """
   if not are_several():
-    return
-  client, key = distributed.global_state.client, f'grpo_jax/first/{what}'
+    return value
+  client, key = distributed.global_state.client, f'grpo_jax/told/{next(_told)}'
   if is_first():
-    client.key_value_set(key, '1')
-  else:
-    with doing(what):
-      client.blocking_key_value_get(key, _WEEK)
+    client.key_value_set(key, json.dumps(value))
+    return value
+  with doing(what) if patient else waiting(what):
+    limit = 7 * 86_400_000 if patient else LIMIT * 1000
+    return json.loads(client.blocking_key_value_get(key, limit))
 
 
 def everywhere(tree: PyTree, *, what: str) -> PyTree:

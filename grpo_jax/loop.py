@@ -280,7 +280,8 @@ class Loop:
       )
     if result is None:
       return
-    scalars = evaluate.scalars(result)
+    # Each has graded all answers, and a verifier may have run out of time.
+    scalars = hosts.of_first(evaluate.scalars(result), what='the evaluation')
     self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
     # By which it is kept, or not, once the next is saved.
     self.checkpoints.measured[step] = self.evaluated

@@ -54,7 +54,8 @@ def cons_at_k(
 ) -> np.ndarray:
   """Share of right majority votes of k samples, for each problem.
 
-  Averaged over the disjoint groups of k that n samples make.
+  Averaged over the disjoint groups of k that n samples make. Where answers of
+  one form are judged apart, the winner is what most of its form are.
 
   Args:
     answers: [Q][n] extracted answers in a canonical form, '' for none.
@@ -74,8 +75,15 @@ def cons_at_k(
   for row, right in zip(answers, correct, strict=True):
     won = []
     for start in range(0, n - k + 1, k):
-      index = vote(row[start : start + k])
-      won.append(index >= 0 and bool(right[start + index]))
+      votes, verdicts = row[start : start + k], right[start : start + k]
+      index = vote(votes)
+      if index < 0:
+        won.append(False)
+        continue
+      pairs = zip(votes, verdicts, strict=True)
+      alike = [verdict for a, verdict in pairs if a == votes[index]]
+      # Of as many each, the one that came first.
+      won.append(2 * sum(alike) + bool(verdicts[index]) > len(alike))
     results.append(np.mean(won))
   return np.array(results)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 
 import jax
@@ -218,8 +219,9 @@ class Scorer:
   def _program(self, *shape):
     if shape not in self._programs:
       pol = self.policy.for_groups_of(shape[1])
-      parts = zip(self.parts, shape, strict=True)
-      parts = tuple(n if size % n == 0 else 1 for n, size in parts)
+      # Of what a device has.
+      of_each = zip(self.parts, shape, pol.ways()['train'], strict=False)
+      parts = tuple(math.gcd(n, size // ways) for n, size, ways in of_each)
       self._programs[shape] = program(pol, parts=parts), pol.rows('train').put
     return self._programs[shape]
 

@@ -67,7 +67,7 @@ def warn_of_cuts(ask: questions.Questions, cfg) -> None:
     length = len(ask.tokenizer.encode(ask.learned(example), start=False)) + 1
     if everything:
       # The first token is learned by none.
-      length += len(ask.ids(i, example, max_length=math.inf)) - 1
+      length += len(ask.ids(example, max_length=math.inf)) - 1
     lengths.append(length)
   cut = sum(length > most for length in lengths)
   if cut:

@@ -12,6 +12,7 @@ import numpy as np
 
 from grpo_jax import measures
 from grpo_jax.rewards import languages, ngrams, text
+from grpo_jax.rewards.fault_counts import record
 from grpo_jax.rewards.lexicon import share_of_known
 
 # DeepSeek-R1 (2501.12948v2) C.2. Whole words: 'errors' is not counted.
@@ -131,7 +132,10 @@ def _language(completions, examples, language):
     thought, known = text.thought(completion), example.data.get('words')
     if known is None:
       wanted = example.data.get('language', language)
-      return languages.consistency(thought, str(wanted))
+      if wanted not in languages.known():
+        record('language/unknown', f'{wanted!r}; not measured')
+        return None
+      return languages.consistency(thought, wanted)
     return share_of_known(thought, known)
 
   found = [

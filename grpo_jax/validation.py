@@ -3,6 +3,8 @@
 Those of reinforcement learning are in `validation_rl`.
 """
 
+from collections.abc import Mapping
+
 from grpo_jax import layout, seating
 from grpo_jax.config import divides, one_of, positive
 from grpo_jax.models import decode_kernel
@@ -11,17 +13,20 @@ from grpo_jax.rewards import text
 
 # Tasks of a file, whose splits are all of it unless they are given a share.
 _OF_FILES = ('jsonl', 'verified')
+# Verifiers that need an answer to compare with.
+_BY_ANSWER = ('number', 'exact', 'math', 'option')
 
 
-def shared_questions(cfg) -> list[str]:
-  """Sentences for the log, of files that training and evaluation both ask."""
-  trained, asked = (
-    _whole_files(task)
-    for task in (
-      cfg.task.to_dict(),
-      cfg.task.to_dict() | cfg.eval.task.to_dict(),
-    )
-  )
+def shared_questions(cfg, trained: Mapping | None = None) -> list[str]:
+  """Sentences for the log, of files that training and evaluation both ask.
+
+  Args:
+    cfg: with the task that evaluation asks.
+    trained: the task that is learned; cfg's if None.
+  """
+  own = cfg.task.to_dict()
+  trained = _whole_files(own if trained is None else trained)
+  asked = _whole_files(own | cfg.eval.task.to_dict(), evaluated=True)
   return [
     f'evaluation asks all of {path}, and what is trained on it has seen that: '
     'test_share=0 keeps none of it apart'
@@ -29,10 +34,20 @@ def shared_questions(cfg) -> list[str]:
   ]
 
 
-def _whole_files(task):
-  """Paths of a task and its parts of which no share is kept apart."""
+def _whole_files(task, *, evaluated=False):
+  """Paths of a task and its parts of which no share is kept apart.
+
+  Of a mixture, evaluation asks the parts that have answers.
+  """
   if task['name'] == 'mixture':
-    parts = task.get('parts', {}).values()
+    parts = [
+      part
+      for part in task.get('parts', {}).values()
+      if not evaluated
+      or part['name'] != 'jsonl'
+      or part.get('answer_field')
+      or part.get('verifier', 'exact') not in _BY_ANSWER
+    ]
     return set().union(*map(_whole_files, parts))
   whole = task['name'] in _OF_FILES and not task.get('test_share', 0.0)
   return {task.get('path')} if whole else set()

@@ -68,7 +68,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
       difficulties=difficulties,
       annotator=w.endpoint.model if isinstance(judge, Endpoint) else w.judge,
     )
-  hosts.wait_for_first('judging')
+  hosts.of_first(None, what='judging', patient=True)
   if not hosts.is_first():
     return
   files.write_json(workdir / ANNOTATIONS, annotations)

@@ -74,6 +74,8 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   del workdir
   # What is compiled for devices that are not here cannot be read back.
   jax.config.update('jax_compilation_cache_dir', None)
+  if _all.value:
+    _refuse_beside_all()
   topology = _topology.value or cfg.launch.topology
   how = dict(lengths=(_mean.value, _longest.value), say=_progress)
   out = pathlib.Path(_out.value) if _out.value else None
@@ -88,6 +90,13 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     _tell(found.table(), out, found.as_json())
     fits = found.fits
   sys.exit(0 if fits else 1)
+
+
+def _refuse_beside_all():
+  for arg in sys.argv[1:]:
+    flag = arg.split('=')[0].lstrip('-')
+    if flag.partition('.')[0] in ('config', 'topology', 'search'):
+      raise ValueError(f'--all takes no --{flag}: every config has its own')
 
 
 def _check_all(out: pathlib.Path | None, how) -> bool:

@@ -169,13 +169,19 @@ def check(
   mean, longest = lengths
   longest = longest if longest else numbers['completion']
   lengths = mean if mean else longest // 4, longest
+  if not 0 < lengths[0] <= longest <= numbers['completion']:
+    raise ValueError(
+      f'completions of {lengths[0]} tokens on average and {longest} at most: '
+      f'the config has a limit of {numbers["completion"]}'
+    )
   asked, found = list(step_programs.of_config(cfg, pol, lengths)), []
   if until_misfit:
     asked.sort(key=lambda program: program.name != 'update')
   for program in asked:
     say(f'{topology}: compiling {program.name}')
+    head_dim = program.head_dim or pol.model.head_dim
     found.append(
-      compiled(program, chip, head_dim=pol.model.head_dim, devices=len(devices))
+      compiled(program, chip, head_dim=head_dim, devices=len(devices))
     )
     if until_misfit and found[-1].peak > chip.usable:
       break

@@ -43,11 +43,13 @@ def of_update(
     prompt, completion: tokens of every trunk and of every branch.
   """
   rows = prompts * group
-  tokens = rows * completion + prompts * prompt
+  head = m.vocab_size * m.embed_dim  # no logits of prompts
+  products = in_products(m) * rows * completion
+  products += (in_products(m) - head) * prompts * prompt
   pairs = (
     rows * completion * (prompt + completion / 2) + prompts * prompt**2 / 2
   )
-  return 6 * in_products(m) * tokens + 3 * of_pairs(m) * pairs
+  return 6 * products + 3 * of_pairs(m) * pairs
 
 
 def of_pairs(m: Config) -> int:

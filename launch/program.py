@@ -22,6 +22,7 @@ class Program:
     beside: bytes on each device that are not among its arguments.
     caches: bytes on each device of its arguments' branch caches.
     unread: and of those that a run reads a few rows of.
+    head_dim: of a model that is not the job's own; 0 of that.
   """
 
   name: str
@@ -31,6 +32,7 @@ class Program:
   beside: int = 0
   caches: int = 0
   unread: int = 0
+  head_dim: int = 0
 
 
 def bytes_of(tree: PyTree) -> int:

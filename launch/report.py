@@ -4,6 +4,7 @@ See `compile_check` for what the numbers are and are not.
 """
 
 import dataclasses
+import math
 
 from grpo_jax.models.architecture import Config
 from launch import chips, flops
@@ -188,7 +189,10 @@ class Report:
     return '\n'.join(lines) + '\n'
 
   def as_json(self) -> dict:
-    """For programs."""
+    """For programs: as JSON has it, null for what never ends."""
+    return _with_nulls(self._facts())
+
+  def _facts(self):
     return {
       'topology': self.topology,
       'mesh': self.mesh,
@@ -217,3 +221,11 @@ class Report:
       read = 1 - caches * (1 - share)
       total += tokens * decode.seconds * read + decode.once
     return total
+
+
+def _with_nulls(value):
+  if isinstance(value, dict):
+    return {k: _with_nulls(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_with_nulls(v) for v in value]
+  return None if value == math.inf else value

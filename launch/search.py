@@ -107,6 +107,7 @@ def parts(cfg, mesh: Layout, topology: str) -> Iterator[Layout]:
   """One part, two, four ...: prompts first, which share no trunk."""
   numbers = step_programs.numbers(cfg)
   pol = step_programs.open_policy(mesh.of(cfg), estimate.devices_of(topology))
+  pol = pol.for_groups_of(numbers['group'])
   by_prompt, by_sample, _ = pol.rows('train').ways
   prompts = numbers['prompts'] // by_prompt
   samples = numbers['group'] // by_sample

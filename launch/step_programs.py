@@ -24,9 +24,10 @@ from grpo_jax import (
   scorer,
   sharding,
   training,
+  validation,
   validation_rl,
 )
-from grpo_jax.models import families, hf, transformer
+from grpo_jax.models import families, gguf, hf, transformer
 from grpo_jax.models import params as params_lib
 from grpo_jax.policy import Policy
 from grpo_jax.sharding import placed
@@ -71,7 +72,9 @@ def of_config(cfg, pol: Policy, lengths: tuple[int, int]) -> Iterator[Program]:
   """
   config.one_of('launch.job', cfg.launch.job, ('train', 'sft'))
   if cfg.launch.job == 'sft':
-    yield _sft_update(cfg, pol.for_groups_of(1))
+    pol = pol.for_groups_of(1)
+    validation.of_sft(cfg, ways=pol.ways()['train'])
+    yield _sft_update(cfg, pol)
     return
   validation_rl.of_training(cfg, ways=pol.ways())
   cfg = _one_bucket(cfg)
@@ -98,7 +101,9 @@ def _one_bucket(cfg):
 def state_bytes(cfg, pol: Policy) -> int:
   """Of the whole training state, and of a teacher, on each device."""
   if cfg.launch.job == 'sft':
-    trainer = training.sft_trainer(pol.for_groups_of(1), cfg)
+    pol = pol.for_groups_of(1)
+    validation.of_sft(cfg, ways=pol.ways()['train'])
+    trainer = training.sft_trainer(pol, cfg)
     return bytes_of(trainer.abstract)
   validation_rl.of_training(cfg, ways=pol.ways())
   state = critic.learner(pol, cfg).policy.abstract
@@ -150,7 +155,8 @@ def _learning(cfg, pol, learner, teacher, held, sampler):
     program = _logprobs(teacher[0], cfg)
     args = (teacher[1], whole)
     rest = bytes_of(state) + sampler
-    yield Program('teacher logprobs', program, args, 1, rest)
+    own = teacher[0].model.head_dim
+    yield Program('teacher logprobs', program, args, 1, rest, head_dim=own)
   if passes:
     program = _logprobs(pol, cfg)
     rest = bytes_of(state) + held + sampler
@@ -290,9 +296,11 @@ def _sizes(source, field, cfg):
 
 
 def _at_hand(source):
-  for folder in (pathlib.Path(source) / files.MODEL, source):
-    try:
+  """The model that is there already, which must be of use; or None."""
+  path = pathlib.Path(source)
+  if source.endswith('.gguf') and path.exists():
+    return gguf.read(path).config
+  for folder in (path / files.MODEL, path):
+    if source and (folder / 'config.json').exists():
       return hf.read_config(folder)
-    except (OSError, ValueError):
-      continue
   return None

@@ -211,8 +211,13 @@ def test_parts_of_a_mixture_that_evaluation_asks_too_are_told():
   sums = dict(name='arithmetic', share=1.0)
   parts = dict(a=file | dict(path='a.jsonl'), b=apart, c=sums)
   c.task = dict(name='mixture', split='train', parts=parts)
+  # Evaluation asks the parts that have answers.
+  assert validation.shared_questions(c) == []
+  c.task.parts.a.answer_field = 'a'
   [hint] = validation.shared_questions(c)
   assert 'all of a.jsonl' in hint
+  # What a run was trained on is its own config's.
+  assert validation.shared_questions(c, sums) == []
   c.task.parts.a.test_share = 0.1
   assert validation.shared_questions(c) == []
 

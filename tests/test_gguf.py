@@ -321,6 +321,7 @@ def test_files_of_llama_3_need_not_say_that_a_first_token_is_added(tmp_path):
 
 UNSUPPORTED = [
   ({'architecture': 'gemma'}, {}, "model_type='gemma'"),
+  ({'split.count': 2}, {}, 'one part of several; .*--merge'),
   ({'llama.block_count': None}, {}, 'llama.block_count is missing'),
   ({'llama.expert_count': 8}, {}, 'mixtures of experts'),
   ({'llama.rope.dimension_count': 4}, {}, 'part of head_dim=8'),

@@ -358,7 +358,7 @@ def job(cfg, workdir):
   del cfg, workdir
   if jax.process_index() == 0:
     time.sleep(8)
-  hosts.wait_for_first('judging')
+  hosts.of_first(None, what='judging', patient=True)
 
 sys.argv = ['job']
 cli.main(job)

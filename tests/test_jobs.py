@@ -91,6 +91,11 @@ def test_fine_tuning_lowers_the_loss():
   assert nll[-1] < nll[0] - 0.5
 
 
+def test_fine_tuning_on_everything_runs(tmp_path):
+  flags = ['--config.sft.loss_on=everything', '--config.sft.max_length=24']
+  succeed('sft', f'--workdir={tmp_path}', '--config.steps=1', *flags)
+
+
 def test_texts_that_are_learned_without_their_end_are_counted(tmp_path):
   flags = (f'--workdir={tmp_path}', '--config.steps=1')
   done = tiny.job('sft', *flags, '--config.sft.max_length=4')

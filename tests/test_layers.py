@@ -27,6 +27,7 @@ LAYERS = {
   2: [
     'models.*', 'logprobs', 'update', 'config', 'validation', 'validation_rl',
     'metrics', 'checkpoints', 'tasks.*', 'preferences', 'alpaca.contests',
+    'verified.rewriting',
   ],
   3: [
     'sampling', 'rollout', 'runs', 'continuous', 'seats',

@@ -95,6 +95,16 @@ def test_what_is_asked_twice_is_one_cluster():
   assert measures.standard_error(values, clusters=['a'] * 4) == 0.0
 
 
+def test_a_vote_is_what_most_of_its_form_are():
+  vote = lambda right: measures.cons_at_k([['5'] * 3], right, 3)
+  assert vote(np.array([[False, True, True]])) == [1.0]
+  assert vote(np.array([[True, False, False]])) == [0.0]
+  # Of two of each, the first: with the third sample of another form.
+  for first in (True, False):
+    right = np.array([[first, not first, True]])
+    assert measures.cons_at_k([['5', '5', '7']], right, 3) == [float(first)]
+
+
 def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')

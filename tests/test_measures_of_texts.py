@@ -127,9 +127,13 @@ def test_language_consistency_is_of_thoughts_with_enough_words():
 
 def test_the_language_may_be_that_of_the_question():
   rows = [[f'<think>{ENGLISH}. {GERMAN}.</think>']]
-  for code, share in (('de', 0.5), ('en', 0.5), ('zh', 0), (None, 0)):
+  for code, share in (('de', 0.5), ('en', 0.5), ('zh', 0)):
     found = measure(rows, [[True]], data=dict(language=code))
     assert found['language_consistency'] == pytest.approx(share, abs=0.03)
+  # Of what is no code nothing is said.
+  for code in ('EN', 'zh-CN', None):
+    found = measure(rows, [[True]], data=dict(language=code))
+    assert 'language_consistency' not in found
 
 
 def test_words_that_an_example_lists_are_its_language():

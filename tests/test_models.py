@@ -154,6 +154,13 @@ UNSUPPORTED = [
   ('llama', {'num_key_value_heads': 3}, 'must be a multiple'),
   ('llama', {'vocab_size': None}, 'vocab_size=None'),
   ('llama', {'hidden_size': '32'}, "hidden_size='32'"),
+  ('llama', {'rms_norm_eps': None}, 'rms_norm_eps=None is no number'),
+  ('llama', {'rope_theta': None}, 'rope_theta=None is no number'),
+  (
+    'llama',
+    {'rope_scaling': {'type': 'linear', 'factor': '8'}},
+    "factor='8' is no number",
+  ),
   ('qwen2', WINDOW, 'sliding_attention'),
   ('qwen3', WINDOW, 'sliding_attention'),
   ('qwen3', {'layer_types': ['sliding_attention'] * 2}, 'sliding_attention'),

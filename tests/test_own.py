@@ -73,6 +73,10 @@ def test_a_file_is_verified_by_a_function(tmp_path):
       'returns a NoneType, no tasks.Task',
     ),
     (
+      lambda: tasks.function(split='train', path='own_things:nothing', top=3),
+      "task.path='own_things:nothing': got an unexpected keyword .*'top'",
+    ),
+    (
       lambda: tasks.function(split='train', path='no colon'),
       "task.path='no colon' must be 'module:function'",
     ),

@@ -282,3 +282,22 @@ def test_without_a_layer_its_attack_succeeds(layer, name, outside):
   outside.chmod(0o777)
   source = filled(attacks.ATTACKS[name][1], outside, 0)
   assert check(source, less).outcome == 'passed'
+
+
+def test_a_signal_to_all_processes_changes_no_outcome(place, monkeypatch):
+  """As a machine that shuts down sends it; the job still ends its step."""
+  begun, start = [], sandbox._start
+
+  def started():
+    begun.append(start())
+    return begun[-1]
+
+  monkeypatch.setattr(sandbox, '_start', started)
+  with ThreadPoolExecutor() as pool:
+    source = 'import time; time.sleep(1); print("done")'
+    result = pool.submit(sandbox.run, source, limits=LIMITS, sandbox=place)
+    while not begun:
+      time.sleep(0.01)
+    begun[0].terminate()
+    assert result.result().output == b'done\n'
+  assert len(begun) == 2

@@ -81,6 +81,18 @@ def test_parts_double_prompts_first_and_stay_divisors(cfg):
   ]  # fmt: skip
 
 
+def test_parts_of_fine_tuning_are_of_rows(cfg):
+  """Its rows have one sample, however rules split samples."""
+  cfg.launch.job, cfg.sft.batch_size = 'sft', 32
+  cfg.rules.train.update(prompts=('fsdp',), samples='data')
+  found = list(search.parts(cfg, Layout(2, 4, 1), SLICE))
+  assert [x.microbatches for x in found] == [1, 2, 4]
+  cfg.sft.batch_size = 60
+  told = []
+  assert list(search.candidates(cfg, SLICE, say=told.append)) == []
+  assert any('sft.batch_size=60 does not divide' in line for line in told)
+
+
 def test_the_fastest_that_fits_is_first_and_misfits_are_last(cfg, monkeypatch):
   asked = []
 

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from grpo_jax import chat_client, rewards
+from grpo_jax import chat_client, rewards, tasks
 from grpo_jax.rewards import Completion, fault_counts
 from grpo_jax.tasks import Example, Task
 from grpo_jax.verified import (
@@ -147,6 +147,27 @@ def test_a_summary_may_be_given_and_must_name_the_answer():
   assert found == '<think>a</think>{answer}5!<answer>5</answer>'
   with pytest.raises(ValueError, match='has no'):
     rewriting.thought_summary(task=TASK, summary='Done.')
+
+
+def test_the_summary_of_a_mixture_is_that_of_its_part():
+  sums = dict(name='arithmetic', seed=0, min_ops=1, max_ops=1, size=4, share=1)
+  task = tasks.mixture(parts=dict(a=sums, b=sums))
+  example = task.example(0)
+  found = rewriting.thought_summary(task=task)(
+    '<think>so</think><answer>5</answer>', example
+  )
+  assert found == f'<think>so</think>{example.prompt}5<answer>5</answer>'
+
+
+def fail(*_):
+  raise KeyError('gone')
+
+
+def test_what_a_function_of_ones_own_raises_ends_nothing():
+  path = f'{__name__}:fail'
+  assert rewriting.function(task=TASK, path=path)('5', EXAMPLE) == ''
+  assert verify.function(path=path)('5', EXAMPLE) is None
+  assert {'rewrite/failed', 'judge/failed'} <= rewards.faults().keys()
 
 
 def test_what_is_rewritten_has_the_format_that_a_reward_pays_for():

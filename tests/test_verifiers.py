@@ -207,6 +207,29 @@ def need_sandbox():
     pytest.skip(str(error))
 
 
+def test_options_of_latex_are_met_by_their_own_text(tmp_path):
+  options = [r'5\text{ m}', r'6\text{ m}']
+  row = {'q': 'how far?', 'a': 'A', 'options': options}
+  task = task_of(
+    tmp_path, row, answer_field='a', verifier='option',
+    data_fields=('options',),
+  )  # fmt: skip
+  example = task.example(0)
+  for answer in ('A', options[0], f'(A) {options[0]}', '5 m'):
+    assert task.verify(answer, example), answer
+  for answer in ('B', options[1], f'(A) {options[1]}'):
+    assert not task.verify(answer, example), answer
+
+
+def test_programs_of_a_mixture_are_asked_of_parts_that_have_tests(tmp_path):
+  need_sandbox()
+  code = file_of(tmp_path, ECHO, name='jsonl', **CODE) | dict(share=1)
+  sums = dict(name='arithmetic', seed=0, min_ops=1, max_ops=1, size=4, share=1)
+  rewards.code(task=tasks.mixture(parts=dict(a=code)))
+  with pytest.raises(ValueError, match='an example has no tests'):
+    rewards.code(task=tasks.mixture(parts=dict(a=code, b=sums)))
+
+
 def test_programs_pass_the_tests_of_their_row(tmp_path):
   need_sandbox()
   task = task_of(tmp_path, ECHO, **CODE)
@@ -308,6 +331,19 @@ def test_extractors_are_of_the_reward_that_judges_a_domain():
                  domains=('c', 'm'))
   )  # fmt: skip
   assert own == {'': 'boxed', 'c': 'program', 'm': 'boxed'}
+
+
+def test_a_reward_that_names_no_extractor_reads_tags():
+  of = lambda **fields: rules.extractors_of(rewards_of(**fields))
+  boxed = dict(name='correct', extract='boxed', domains=('m',))
+  sums = dict(name='correct', domains=('s',))
+  assert of(m=boxed, s=sums) == {'': 'boxed', 'm': 'boxed', 's': 'tags'}
+  inside = dict(name='correct', extract_in=dict(c='program'))
+  assert of(a=inside) == {'': 'tags', 'c': 'program'}
+  # What judges no answer has no say beside one that does.
+  style = dict(name='score', extract='reply')
+  assert of(a=style, b=sums) == {'': 'tags', 's': 'tags'}
+  assert of(a=style) == {'': 'reply'}
 
 
 def test_training_and_evaluation_read_the_answers_of_a_domain_alike():

@@ -100,7 +100,12 @@ def _trunk_values(shared, top, trunk):
   _, v, _ = trunk
   weights = jnp.exp(shared - top)
   return Softmax(
-    out=jnp.einsum('qkcp,qkph->qkch', weights.astype(v.dtype), v),
+    out=jnp.einsum(
+      'qkcp,qkph->qkch',
+      weights.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
+    ),
     top=top,
     total=weights.sum(-1, keepdims=True),
   )

@@ -117,17 +117,27 @@ def scores(q: Array, keys: Array | Keys) -> Array:
 
 
 def weighted(weights: Array, values: Array | Values, dtype) -> Array:
-  """Sums of values by weights [Q G K C S], [Q G K C H]; products in `dtype`."""
+  """Sums of values by weights [Q G K C S], [Q G K C H] fp32.
+
+  Products are in `dtype`; their sums are not rounded to it.
+  """
+  exact = dict(preferred_element_type=jnp.float32)
   if not isinstance(values, Values):
     return jnp.einsum(
-      'qgkcs,qgksh->qgkch', weights.astype(dtype), values.astype(dtype)
+      'qgkcs,qgksh->qgkch',
+      weights.astype(dtype),
+      values.astype(dtype),
+      **exact,
     )
   rows = values.values.shape[:-2]
   own = weights.reshape(*rows, *weights.shape[3:])
   if values.scale is not None:
     own = own * values.scale[..., None, :]
   found = jnp.einsum(
-    '...cs,...sh->...ch', own.astype(dtype), values.values.astype(dtype)
+    '...cs,...sh->...ch',
+    own.astype(dtype),
+    values.values.astype(dtype),
+    **exact,
   )
   return found.reshape(*weights.shape[:-1], -1)
 

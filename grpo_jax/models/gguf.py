@@ -86,6 +86,10 @@ def read(path: str | os.PathLike) -> File:
   metadata = {k: field.contents() for k, field in reader.fields.items()}
   tensors = {tensor.name: tensor for tensor in reader.tensors}
   try:
+    if metadata.get('split.count', 1) > 1:
+      raise ValueError(
+        'one part of several; make them one file with llama-gguf-split --merge'
+      )
     arch = metadata.get('general.architecture')
     raw = _hf_config(arch, metadata, tensors)
     config = families.of_type(arch).from_hf(raw)

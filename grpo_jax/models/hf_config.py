@@ -70,7 +70,7 @@ def read(raw: dict, *, head_dim: int | None = None) -> dict:
     'mlp_dim': _size(raw, 'intermediate_size'),
     'rope_theta': theta,
     'rope_scaling': scaling,
-    'norm_eps': float(raw.get('rms_norm_eps', 1e-6)),
+    'norm_eps': _number(raw, 'rms_norm_eps', 1e-6),
     'tied_head': bool(raw.get('tie_word_embeddings', False)),
   }
 
@@ -155,6 +155,16 @@ def _size(raw, field):
   return value
 
 
+def _number(raw, field, default):
+  value = raw.get(field, default)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise ValueError(
+      f'config.json: {field}={value!r} is no number; fetch the file again from '
+      'where the model came'
+    )
+  return float(value) if isinstance(default, float) else value
+
+
 def _rope(raw):
   """Base and `Config.rope_scaling`."""
   rope = raw.get('rope_parameters') or raw.get('rope_scaling') or {}
@@ -165,7 +175,7 @@ def _rope(raw):
     )
   for fields in (raw, rope):
     require(fields, 'partial_rotary_factor', 1.0)
-  theta = float(rope.get('rope_theta', raw.get('rope_theta', 10_000.0)))
+  theta = _number(rope, 'rope_theta', _number(raw, 'rope_theta', 10_000.0))
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind == 'default':
     return theta, None
@@ -188,4 +198,4 @@ def _rope(raw):
     raise ValueError(
       f'config.json: rope type {kind!r} lacks {missing}; add what is missing'
     )
-  return theta, (kind, *(rope[f] for f in fields[kind]))
+  return theta, (kind, *(_number(rope, f, None) for f in fields[kind]))

@@ -86,5 +86,6 @@ def _letter(answer: str, options: Mapping[str, str]) -> str:
 
 
 def _plain(option: str) -> str:
-  """A text as options are compared: case, spaces, a full stop aside."""
+  r"""A text as options are compared: case, spaces, \text, full stop aside."""
+  option = _WRAPPED.sub(r'\1', option)
   return ' '.join(option.split()).casefold().removesuffix('.')

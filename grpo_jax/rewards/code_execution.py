@@ -56,7 +56,8 @@ def code(
     ValueError: no sandbox works here, a limit is not positive, or the task
       has no tests.
   """
-  tests_of(task.example(0))
+  for one in [part.task for part in task.parts] or [task]:
+    tests_of(one.example(0))
   limits = sandbox.Limits(
     wall_seconds=wall_seconds,
     cpu_seconds=cpu_seconds,

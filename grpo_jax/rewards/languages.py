@@ -118,7 +118,7 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
     wanted = target
     if target == 'prompt':
       wanted = example.data.get('language')
-      if wanted not in _known():
+      if wanted not in known():
         record('language/unknown', f'{wanted!r}; scored 0')
         return 0.0
     thought = text.thought(completion)
@@ -127,7 +127,8 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
   return reward
 
 
-def _known() -> list[str]:
+def known() -> list[str]:
+  """The languages that can be told apart, by ISO 639-1."""
   return [name for names in LANGUAGES.values() for name in names]
 
 
@@ -149,9 +150,9 @@ def check_target(target: str, *, of: str = 'reward language') -> None:
     target: an ISO 639-1 code.
     of: what it is a target of, for errors.
   """
-  known = _known()
-  if target not in known:
-    raise ValueError(f'{of}: target={target!r} is not among {", ".join(known)}')
+  if target not in known():
+    there = ', '.join(known())
+    raise ValueError(f'{of}: target={target!r} is not among {there}')
   if importlib.util.find_spec('py3langid') is None:
     raise ValueError(f'{of} needs the package: pip install py3langid')
 

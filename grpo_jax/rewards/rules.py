@@ -17,6 +17,8 @@ from grpo_jax.rewards.fault_counts import no_answer
 
 Reward = Callable[[str, Any], float]
 
+_OF_ANSWERS = ('correct', 'number', 'math_verify', 'option', 'cosine', 'code')
+
 
 def correct(
   *, task, extract: str = 'tags', extract_in: Mapping[str, str] | None = None
@@ -135,13 +137,16 @@ def extractors_of(rewards) -> dict[str, str]:
   """The extractors of a config's rewards: domain -> name, '' for all others.
 
   Of a domain it is that of the first reward that judges it, and of others that
-  of the first one that judges all; without such a reward, of the first.
+  of the first one that judges all; without such a reward, of the first. A
+  reward that judges no answers has a say where no other does.
   """
+  judges = [r for r in rewards.values() if r.get('name') in _OF_ANSWERS]
   found, first = {}, []
-  for reward in rewards.values():
+  for reward in judges or rewards.values():
     name = 'program' if reward.get('name') == 'code' else reward.get('extract')
-    if not name:
+    if not name and not judges:
       continue
+    name = name or 'tags'
     first.append(name)
     own = dict(reward.get('extract_in', {}))
     for domain in reward.get('domains', ()) or ('',):

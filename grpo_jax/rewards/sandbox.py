@@ -52,6 +52,7 @@ What this does not do:
 import contextlib
 import dataclasses
 import marshal
+import signal
 import subprocess
 import tempfile
 
@@ -78,6 +79,10 @@ class Result:
   outcome: str
   output: bytes = b''
   errors: bytes = b''
+
+
+class _Terminated(RuntimeError):
+  """Somebody sent SIGTERM to a supervisor."""
 
 
 def run(
@@ -140,7 +145,12 @@ def _supervise(source, stdin, test, limits, sandbox, *, probe=False) -> Result:
     request = _request(
       source, stdin, test, limits, sandbox, folder, probe=probe
     )
-    return _ask(request, limits.wall_seconds)
+    try:
+      return _ask(request, limits.wall_seconds)
+    except _Terminated:
+      # A machine that shuts down tells all its processes, while the job still
+      # needs verdicts to end its step.
+      return _ask(request, limits.wall_seconds)
 
 
 def _request(
@@ -176,6 +186,8 @@ def _ask(request: bytes, wall: float) -> Result:
       'overloaded?'
     ) from None
   except ValueError:
+    if process.returncode == -signal.SIGTERM:
+      raise _Terminated('sandbox: its supervisor was terminated') from None
     lines = said.decode(errors='replace').strip().splitlines()
     raise RuntimeError(
       f'sandbox: its supervisor failed: {lines[-1] if lines else "no message"}'

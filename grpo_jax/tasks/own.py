@@ -1,5 +1,7 @@
 """A task of one's own, without a change here."""
 
+import inspect
+
 from grpo_jax import hooks
 from grpo_jax.tasks import common
 
@@ -17,7 +19,12 @@ def function(*, split: str, path: str, **arguments) -> common.Task:
     ValueError: no such function, or it returns something else.
   """
   common.check_arguments('function', split=split)
-  found = hooks.load(path, field='task.path')(split=split, **arguments)
+  make = hooks.load(path, field='task.path')
+  try:
+    inspect.signature(make).bind(split=split, **arguments)
+  except TypeError as error:
+    raise ValueError(f'task.path={path!r}: {error}') from None
+  found = make(split=split, **arguments)
   if not isinstance(found, common.Task):
     raise ValueError(
       f'task.path={path!r} returns a {type(found).__name__}, no tasks.Task'

@@ -59,6 +59,12 @@ def marked(part: common.Part) -> common.Task:
   return dataclasses.replace(part.task, make=make)
 
 
+def part_of(task: common.Task, example: common.Example) -> common.Task:
+  """The part that an example of a mixture is of; any other task itself."""
+  by_name = {part.name: part.task for part in task.parts}
+  return by_name.get(example.data.get(_PART), task)
+
+
 def domains(task: common.Task) -> tuple[str, ...]:
   """Those of a mixture's parts, sorted; () of any other task."""
   return tuple(sorted({part.domain for part in task.parts}))

@@ -15,6 +15,8 @@ import re
 
 from grpo_jax.hooks import load
 from grpo_jax.rewards import text
+from grpo_jax.rewards.fault_counts import record
+from grpo_jax.tasks import shares
 
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
 _FIELD = re.compile(r'\{(?:prompt|answer)\}')
@@ -39,16 +41,18 @@ def thought_summary(
   and one with other tags than these.
 
   Args:
-    task: its `summary` is the template where none is given here.
+    task: its `summary` is the template where none is given here; of a mixture,
+      that of the example's part.
     summary: with '{prompt}' and '{answer}' in it.
     extract: as of the reward `correct`.
   """
   find = text.extractor(extract)
-  template = summary if summary else task.summary
-  if '{answer}' not in template:
-    raise ValueError(
-      f"rewrite thought_summary: summary={template!r} has no '{{answer}}'"
-    )
+  parts = [part.task for part in task.parts] or [task]
+  for template in [summary] if summary else [part.summary for part in parts]:
+    if '{answer}' not in template:
+      raise ValueError(
+        f"rewrite thought_summary: summary={template!r} has no '{{answer}}'"
+      )
 
   def rewrite(completion, example):
     thought = _GAPS.sub('\n\n', text.thought(completion).strip())
@@ -59,6 +63,7 @@ def thought_summary(
     known = set(_NUMBER.findall(f'{example.prompt} {thought} {answer}'))
     if not told or not known.issuperset(_NUMBER.findall(told)):
       given = {'{prompt}': example.prompt, '{answer}': answer}
+      template = summary or shares.part_of(task, example).summary
       # At once: what is put in may hold such names too.
       told = _FIELD.sub(lambda match: given[match.group()], template)
     whole = f'<think>{thought}</think>{told}<answer>{answer}</answer>'
@@ -69,9 +74,21 @@ def thought_summary(
 
 
 def function(*, task, path: str) -> Callable:
-  """A function of yours, 'module:function': (completion, example) -> str."""
+  """A function of yours, 'module:function': (completion, example) -> str.
+
+  Where it raises, the completion is dropped, counted and logged once.
+  """
   del task
-  return load(path, field='keep.rewrite.path')
+  own = load(path, field='keep.rewrite.path')
+
+  def rewrite(completion, example):
+    try:
+      return own(completion, example)
+    except Exception as error:
+      record('rewrite/failed', f'{type(error).__name__}: {error}; dropped')
+      return ''
+
+  return rewrite
 
 
 def _told(completion: str) -> str:

@@ -127,7 +127,8 @@ class Sifter:
       return self.judge(final, example) == 1.0
     if not self.right:
       return True
-    return self.functions[self.right](final, example) == 1.0
+    right = {'right': self.functions[self.right]}
+    return rewards.grade([[final]], [example], right)['right'][0, 0] == 1.0
 
   def _check(self, task):
     """ValueError where `right` and the judge cannot decide on the task."""

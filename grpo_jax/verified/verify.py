@@ -48,9 +48,19 @@ def none() -> Callable | None:
 def function(*, path: str) -> Callable:
   """A function of yours, 'module:function'.
 
-  (completion, example) -> whether it is correct, None for no verdict.
+  (completion, example) -> whether it is correct, None for no verdict; nor is
+  there one where it raises, which is counted and logged once.
   """
-  return load(path, field='keep.judge.path')
+  own = load(path, field='keep.judge.path')
+
+  def judge(completion, example):
+    try:
+      return own(completion, example)
+    except Exception as error:
+      record('judge/failed', f'{type(error).__name__}: {error}; no verdict')
+      return None
+
+  return judge
 
 
 def endpoint(
