@@ -193,8 +193,10 @@ def _apart(ours, clock, parts):
     if any(goal.what == 'prompt' for goal in ours.workload.goals):
       clock('prefill', lambda: ours.prefill(published))
       clock('alone', lambda: ours.alone(published))
-  else:
+  elif 'update' in parts:
     batch = sample()
+  else:
+    return 0, None
   if 'update' in parts:
     metrics = clock('update', lambda: ours.update(batch))
   return int(jax.device_get(batch.mask.sum())), metrics

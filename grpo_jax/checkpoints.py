@@ -44,7 +44,8 @@ class Checkpoints:
       keep_last: newest checkpoints to keep, at least 1.
       keep_best: checkpoints to keep, last or not, for the highest
         `best_metric`; of equal ones the newer.
-      best_metric: a name in `save`'s metrics, needed if `keep_best` > 0.
+      best_metric: a name in the metrics of `save` or of `measured`, needed if
+        `keep_best` > 0.
       measured: step -> metrics, of steps that are not measured by `save`; the
         attribute of that name takes more.
       asynchronous: write behind the next steps. The state may be donated as

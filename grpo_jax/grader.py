@@ -17,11 +17,9 @@ from grpo_jax import (
   rewards,
   rollout,
 )  # fmt: skip
-from grpo_jax.rewards import text
+from grpo_jax.rewards import rules, text
 from grpo_jax.tasks import Example, shares, Task
 
-# Rewards that compare with the task's answers.
-_COMPARING = ('correct', 'cosine', 'math_verify', 'number', 'option')
 # Fields of every reward, beside its function's arguments.
 _OF_THE_RUN = ('weight', 'domains', 'from_step')
 
@@ -126,7 +124,7 @@ def _of_domains(fn, domains):
 def _need_judgeable(name, task):
   """ValueError where a reward compares with answers that are not there."""
   for one in [part.task for part in task.parts] or [task]:
-    if name in _COMPARING:
+    if name in rules.COMPARING:
       questions.need_answers(one)
     answer = one.example(0).answer
     judgeable = {

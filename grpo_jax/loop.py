@@ -260,7 +260,7 @@ class Loop:
   def _measured(self):
     """step -> the row of its evaluation, as far as the run has come."""
     path = self.workdir / metrics.METRICS
-    if self.evaluation is None or not path.exists():
+    if not path.exists():
       return {}
     rows = metrics.read_rows(path)
     # A measure that is not finite is a text in the file.

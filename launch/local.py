@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
   args, command = _flags(argv)
   coordinator = f'127.0.0.1:{free_port()}'
   running, readers, lock = [], [], threading.Lock()
+  unheard = threading.Event()
   with processes.noted_signals() as arrived:
     try:
       for i in range(args.processes):
@@ -57,8 +58,8 @@ def main(argv: list[str]) -> int:
         )
         running.append(process)
         readers += [
-          _reader(i, process.stdout, sys.stdout, lock),
-          _reader(i, process.stderr, sys.stderr, lock),
+          _reader(i, process.stdout, sys.stdout, lock, unheard),
+          _reader(i, process.stderr, sys.stderr, lock, unheard),
         ]
       code = watch(running, arrived, grace=args.grace)
     except OSError as error:
@@ -161,10 +162,18 @@ def _end(waiting, *, kill):
 
 def _say(what, waiting=(), then=''):
   what = f'{what}; {then}' if waiting else what
-  print(f'[local] {what}', file=sys.stderr, flush=True)
+  try:
+    print(f'[local] {what}', file=sys.stderr, flush=True)
+  except BrokenPipeError:
+    _drop(sys.stderr)
 
 
-def _reader(i, pipe: IO[bytes], out, lock) -> threading.Thread:
+def _drop(out):
+  """What is written from here on is not, where nobody reads (`| head`)."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _reader(i, pipe: IO[bytes], out, lock, unheard) -> threading.Thread:
   """Copies lines, each after its process, whole."""
 
   def copy():
@@ -175,9 +184,11 @@ def _reader(i, pipe: IO[bytes], out, lock) -> threading.Thread:
           out.buffer.write(b'[%d] ' % i + line + end)
           out.buffer.flush()
         except BrokenPipeError:
-          # Nobody reads (`| head`): all are to end, and to be heard till then.
-          os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-          signal.raise_signal(signal.SIGTERM)
+          # All are to end, and not to wait for a reader till then.
+          _drop(out)
+          if not unheard.is_set():
+            unheard.set()
+            signal.raise_signal(signal.SIGTERM)
 
   thread = threading.Thread(target=copy, daemon=True)
   thread.start()

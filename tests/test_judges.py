@@ -187,6 +187,26 @@ def test_an_endpoint_without_logprobs_is_asked_for_its_likelier_answer(
   assert (again.cost.requests, again.cost.cached) == (0, 4)
 
 
+def test_one_answer_without_logprobs_loses_none_that_were_weighed(ask, server):
+  first = ask()
+  wanted = first(PAIRS)
+  # Another question has one: it is asked again, and so are those after it.
+  server.logprobs = False
+  more = [Pair('new', 'short', 'a longer one')]
+  ask(parallel=1)(more)
+  # In the next run too, weighed answers are what counts.
+  again = ask()
+  np.testing.assert_array_equal(again([*PAIRS, *more])[:2], wanted)
+  assert again.cost.requests == 0
+
+
+def test_answers_asked_without_logprobs_are_another_measure(ask, server):
+  ask(logprobs=False)(PAIRS)
+  judge = ask()
+  judge(PAIRS)
+  assert judge.cost.requests == 4
+
+
 @pytest.mark.parametrize('logprobs', [True, False])
 def test_an_answer_that_cannot_be_read_leaves_the_pair_unknown(
   logprobs, ask, server

@@ -75,15 +75,28 @@ def is_over(pid):
     return True
 
 
-def test_without_a_reader_all_end():
-  job = "for i in range(200_000): print('x' * 50)"
-  command = f'{sys.executable} -m launch.local --processes 2 --'
+@pytest.mark.parametrize('both', ['', '2>&1'])
+def test_without_a_reader_all_end(tmp_path, both):
+  """By SIGTERM, at which each leaves a file."""
+  job = (tmp_path / 'job.py').absolute()
+  job.write_text(
+    'import pathlib, signal, sys, time\n'
+    'def end(*_):\n'
+    f'  pathlib.Path({str(tmp_path)!r}, sys.argv[1]).touch()\n'
+    '  sys.exit(0)\n'
+    'signal.signal(signal.SIGTERM, end)\n'
+    'while True:\n'
+    '  print("x" * 50, flush=True)\n'
+    '  print("y" * 50, flush=True, file=sys.stderr)\n'
+  )
+  command = f'{sys.executable} -m launch.local --processes 1 --'
   done = subprocess.run(
-    f'{command} {sys.executable} -c "{job}" | head -1',
+    f'{command} {sys.executable} {job} ended {both} | head -1',
     shell=True, cwd=tiny.REPO, capture_output=True, text=True, timeout=60,
   )  # fmt: skip
-  assert done.stdout.endswith('x' * 50 + '\n')
+  assert done.stdout.startswith('[0] ') and done.stdout.count('\n') == 1
   assert 'Traceback' not in done.stderr
+  assert (tmp_path / 'ended').exists()
 
 
 def test_each_process_is_told_its_place_and_lines_begin_with_it(run):

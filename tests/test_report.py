@@ -850,6 +850,15 @@ def test_numbers_are_short_with_the_unit_of_what_is_left(page, html):
   )
 
 
+def test_the_run_whose_completions_are_shown_is_named(page, html):
+  page.open(html)
+  chosen = 'document.querySelector("#completions [name=run]")'
+  assert page.evaluate(f'{chosen}.selectedIndex') == 0
+  assert page.evaluate(f'{chosen}.value') == page.evaluate(
+    'completions.runs[0].run'
+  )
+
+
 def test_a_group_can_be_hidden(page, html):
   page.open(html)
   both = page.evaluate('document.querySelector(".told").textContent')

@@ -207,6 +207,12 @@ def test_rows_that_are_not_utf8_are_refused_in_one_line(tmp_path, name):
     contests.read_rows(str(path))
 
 
+def test_a_character_that_was_lost_before_is_text_like_others(tmp_path):
+  path = tmp_path / 'rows.json'
+  path.write_text('[{"output": "\ufffd"}]', encoding='utf-8')
+  assert contests.read_rows(str(path)) == [{'output': '\ufffd'}]
+
+
 def test_references_are_found_by_instruction(tmp_path):
   asked = write(
     tmp_path / 'asked.jsonl', [{'instruction': 'b'}, {'instruction': 'a'}],

@@ -5,6 +5,7 @@ and makes win rates and annotations of it.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -85,10 +86,12 @@ def read_rows(path: str) -> list[dict]:
     FileNotFoundError, ValueError: as `tasks.jsonl.read_rows`; no object.
   """
   file = pathlib.Path(path).expanduser()
-  rows = None
-  # What is not UTF-8 is told of below.
-  content = file.read_text('utf-8-sig', 'replace') if file.is_file() else ''
-  if content.lstrip()[:1] == '[' and '\N{REPLACEMENT CHARACTER}' not in content:
+  rows, content = None, ''
+  if file.is_file():
+    # What is not UTF-8 is told of below.
+    with contextlib.suppress(UnicodeDecodeError):
+      content = file.read_text('utf-8-sig')
+  if content.lstrip()[:1] == '[':
     try:
       rows = json.loads(content)
     except ValueError as error:

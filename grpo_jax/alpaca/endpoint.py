@@ -89,7 +89,9 @@ class Endpoint:
     )
     self.lock, self.cache, self.refusal = threading.Lock(), cache, ''
     self.known = _read_cache(cache)
-    self.logprobs &= self._drawn_key() not in self.known
+    # As of the config; `logprobs` is what is asked for as long as they come.
+    self.weighed = logprobs
+    self.draws = any('drawn' in row for row in self.known.values())
 
   def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:
     """[n] preferences for the outputs.
@@ -120,14 +122,11 @@ class Endpoint:
 
   def _ask(self, pair, reference_first):
     """The preference for the output, of one order."""
-    shown = (pair.reference, pair.output)
-    body = self._body(pair.instruction, *shown[:: 1 if reference_first else -1])
-    # Whoever serves the model. Caches of before have the address in the key.
-    content = json.dumps(body, sort_keys=True)
-    key, old = map(_digest, (content, f'{self.client.address} {content}'))
+    shown = (pair.reference, pair.output)[:: 1 if reference_first else -1]
     with self.lock:
-      row = self.known.get(key, self.known.get(old))
+      row = self._find(pair.instruction, shown)
       self.cost.cached += row is not None
+      body = self._body(pair.instruction, *shown, logprobs=self.logprobs)
     if row is None:
       row = self._answer(body)
       if row is None:
@@ -138,10 +137,9 @@ class Endpoint:
         self._pay(row)
         if drawn:
           # One of the two by chance. Nor will others have logprobs.
-          self.logprobs = False
-          self._keep({'key': self._drawn_key(), 'first': None, 'drawn': True})
-        else:
-          self._keep({'key': key, **row})
+          self.logprobs, self.draws = False, True
+          row = {'first': None, 'drawn': True}
+        self._keep({'key': _keys(body)[0], **row})
       if drawn:
         return self._ask(pair, reference_first)
     first = row['first']
@@ -175,15 +173,27 @@ class Endpoint:
         f'{self.refusal}'
       )
 
-  def _body(self, instruction, first, second):
+  def _find(self, instruction, shown):
+    """What is in the cache: weighed, or else as this endpoint answers."""
+    for logprobs in (True, False) if self.weighed else (False,):
+      if self.weighed and not logprobs and not self.draws:
+        return None  # asked without once: another measure
+      body = self._body(instruction, *shown, logprobs=logprobs)
+      keys = _keys(body, self.client.address)
+      row = next((self.known[k] for k in keys if k in self.known), None)
+      if row is not None and 'drawn' not in row:
+        return row
+    return None
+
+  def _body(self, instruction, first, second, *, logprobs):
     body = {
       'model': self.model,
       'messages': judge_prompt.messages(instruction, first, second),
       'max_tokens': 1,
       # Of no effect on logprobs; without them the likelier answer is wanted.
-      'temperature': 1 if self.logprobs else 0,
+      'temperature': 1 if logprobs else 0,
     }
-    if self.logprobs:
+    if logprobs:
       body |= {'logprobs': True, 'top_logprobs': 5}
     return body
 
@@ -191,10 +201,6 @@ class Endpoint:
     self.cost.requests += 1
     self.cost.tokens_in += row['tokens_in']
     self.cost.tokens_out += row['tokens_out']
-
-  def _drawn_key(self):
-    """Of the row that says that this endpoint gives no logprobs."""
-    return _digest(f'{self.client.address} {self.model} draws')
 
   def _keep(self, row):
     self.known[row['key']] = row
@@ -246,8 +252,11 @@ def _first_preferred(top):
   return math.exp(top.get('m', -math.inf) - both)
 
 
-def _digest(content):
-  return hashlib.sha256(content.encode()).hexdigest()
+def _keys(body, address=''):
+  """Of the cache, whoever serves the model; before, the address was in it."""
+  content = json.dumps(body, sort_keys=True)
+  both = (content, f'{address} {content}')
+  return [hashlib.sha256(one.encode()).hexdigest() for one in both]
 
 
 def _read_cache(path):

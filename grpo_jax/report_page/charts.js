@@ -65,6 +65,11 @@ function smoothed(x, y, share) {
   return past.map((value, i) => (value + future[i]) / 2);
 }
 
+// A group by its runs: a new one may come before it, and have its short name.
+function nameOf(group) {
+  return group.runs.map(run => run.name).join();
+}
+
 class Charts {
   constructor() {
     this.hidden = new Set();
@@ -117,7 +122,7 @@ class Charts {
 
   draw(chart, groups, at, told) {
     const own = chart.curves.some(curve => curve.label);
-    const curves = chart.curves.filter(curve => !this.hidden.has(groups[curve.group].name));
+    const curves = chart.curves.filter(curve => !this.hidden.has(nameOf(groups[curve.group])));
     told.replaceChildren();
     if (!curves.length) return null;
     const logarithmic = this.log.has(chart.title);

@@ -19,6 +19,7 @@ class Completions {
     this.runs = runs;
     this.root.replaceChildren();
     if (!runs.length) return;
+    this.asked.run = this.run().run;
     this.note = el('p', {class: 'quiet'});
     this.list = el('div');
     this.root.append(el('h2', {text: 'Completions'}), this.form(), this.note, this.list);

@@ -37,10 +37,10 @@ function renderLegend() {
   $('legend').hidden = data.groups.length < 2;
   $('legend').replaceChildren(...data.groups.map((group, i) => {
     const many = group.runs.length > 1 ? ' (' + group.runs.length + ' seeds)' : '';
-    const button = el('button', {'aria-pressed': String(!charts.hidden.has(group.name)), title: 'show or hide'},
+    const button = el('button', {'aria-pressed': String(!charts.hidden.has(nameOf(group))), title: 'show or hide'},
       swatch(i), group.name + many);
     button.onclick = () => {
-      if (!charts.hidden.delete(group.name)) charts.hidden.add(group.name);
+      if (!charts.hidden.delete(nameOf(group))) charts.hidden.add(nameOf(group));
       renderLegend();
       renderSections();
     };

@@ -17,7 +17,8 @@ from grpo_jax.rewards.fault_counts import no_answer
 
 Reward = Callable[[str, Any], float]
 
-_OF_ANSWERS = ('correct', 'number', 'math_verify', 'option', 'cosine', 'code')
+# Rewards that compare with the task's answers.
+COMPARING = ('correct', 'cosine', 'math_verify', 'number', 'option')
 
 
 def correct(
@@ -140,7 +141,11 @@ def extractors_of(rewards) -> dict[str, str]:
   of the first one that judges all; without such a reward, of the first. A
   reward that judges no answers has a say where no other does.
   """
-  judges = [r for r in rewards.values() if r.get('name') in _OF_ANSWERS]
+  judges = [
+    reward
+    for reward in rewards.values()
+    if reward.get('name') in (*COMPARING, 'code')
+  ]
   found, first = {}, []
   for reward in judges or rewards.values():
     name = 'program' if reward.get('name') == 'code' else reward.get('extract')

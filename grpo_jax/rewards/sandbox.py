@@ -99,7 +99,7 @@ def run(
   Raises:
     RuntimeError: the sandbox itself failed.
   """
-  return _supervise(source, stdin, None, limits, sandbox)
+  return _untold(source, stdin, None, limits, sandbox)
 
 
 def check(
@@ -126,7 +126,7 @@ def check(
     RuntimeError: the sandbox itself failed.
   """
   trusted = {'test': test, 'entry_point': entry_point, 'prefix': prefix}
-  return _supervise(source, '', trusted, limits, sandbox)
+  return _untold(source, '', trusted, limits, sandbox)
 
 
 def probe(sandbox: Sandbox) -> Result:
@@ -134,6 +134,17 @@ def probe(sandbox: Sandbox) -> Result:
   return _supervise(
     '', '', None, Limits(wall_seconds=60.0), sandbox, probe=True
   )
+
+
+def _untold(*asked) -> Result:
+  """Again from the start, where all processes were told to end.
+
+  A machine that shuts down does so, while the job still ends its step.
+  """
+  try:
+    return _supervise(*asked)
+  except _Terminated:
+    return _supervise(*asked)
 
 
 def _supervise(source, stdin, test, limits, sandbox, *, probe=False) -> Result:
@@ -145,12 +156,7 @@ def _supervise(source, stdin, test, limits, sandbox, *, probe=False) -> Result:
     request = _request(
       source, stdin, test, limits, sandbox, folder, probe=probe
     )
-    try:
-      return _ask(request, limits.wall_seconds)
-    except _Terminated:
-      # A machine that shuts down tells all its processes, while the job still
-      # needs verdicts to end its step.
-      return _ask(request, limits.wall_seconds)
+    return _ask(request, limits.wall_seconds)
 
 
 def _request(
