@@ -329,6 +329,11 @@ def test_the_model_that_is_compiled_is_the_one_that_a_job_would_open(tmp_path):
   assert made().embed_dim == width
   cfg.init_from = ''
   assert made().embed_dim == width
+  # One at hand that no job could open is no other model.
+  (tmp_path / 'config.json').write_text('{"model_type": "mistral"}')
+  cfg.init_from = str(tmp_path)
+  with pytest.raises(ValueError, match="model_type='mistral'"):
+    made()
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,8 @@ def test_a_launch_knows_the_teachers_memory_and_program():
   assert [p.name for p in programs] == [
     'publish', 'prefill', 'decode a token', 'teacher logprobs', 'update',
   ]  # fmt: skip
+  # By which its queries and keys are known: the job's own model has 16.
+  assert [p.head_dim for p in programs] == [0, 0, 0, 64, 0]
   size = bytes_of(programs[3].args[0])
   assert size == 4 * 134_515_008  # of smollm2_135m, in fp32 on a CPU
   assert all(p.beside >= size for p in programs if 'teacher' not in p.name)

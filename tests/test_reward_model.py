@@ -365,6 +365,20 @@ def test_scores_do_not_depend_on_the_batch_and_its_padding(body):
   assert np.isnan(nowhere).all()  # another process's, and no token for 't'
 
 
+def test_parts_are_of_the_rows_that_a_device_has(body, monkeypatch):
+  asked = []
+  program = lambda pol, *, parts: asked.append(parts)
+  monkeypatch.setattr(scorer, 'program', program)
+  reader = scorer.Reader(body.tokenizer, {}, 'all')
+  spread = dataclasses.replace(body, mesh=sharding.make_mesh({'data': 8}))
+  model = scorer.Scorer(
+    spread, None, reader, FACTS, parts=(32, 2), multiples=(4, 4)
+  )
+  for shape in ((64, 1), (512, 16), (8, 4)):
+    model._program(*shape)
+  assert asked == [(8, 1), (32, 2), (1, 2)]
+
+
 def test_an_opened_thought_is_read_with_one_tag(body):
   whole = '<think>1 +2</think><answer>3</answer>'
   for template, part in (('{prompt}<think>', 'all'), ('{prompt}', 'summary')):
