@@ -29,6 +29,7 @@ from grpo_jax import cli, config
 from grpo_jax import tokenizer as tokenizer_lib
 from grpo_jax.models import families
 from launch import chips
+from launch import report as report_lib
 
 _ints = flags.DEFINE_multi_integer
 _prompts = _ints('prompts', [64, 256], 'Q, measured')
@@ -113,10 +114,7 @@ def report(cfg) -> dict:
   found['assumed'] = dataclasses.asdict(_rates({}))
   rows = _of_chips(fitted)
   scaling_tables.chips(rows, chip=_chip.value)
-  # JSON has no infinity.
-  found['chips'] = [
-    {k: None if v == math.inf else v for k, v in row.items()} for row in rows
-  ]
+  found['chips'] = report_lib.with_nulls(rows)
   return found
 
 

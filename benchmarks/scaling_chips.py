@@ -154,16 +154,14 @@ def counts(model: Config) -> tuple[int, int]:
 
 def _published(model):
   """Bytes of the sampler's weights: `programs.publish`."""
-  table = model.vocab_size * model.embed_dim
-  tables = table if model.tied_head else 2 * table
+  tables = flops.of_head(model) * (1 if model.tied_head else 2)
   return _BF16 * (counts(model)[0] - tables) + _FP32 * tables
 
 
 def _sampling(model, chip, on, work, rates):
   whole, products = counts(model)
   # One that is not the head's too is looked up, not read.
-  embedding = _FP32 * model.vocab_size * model.embed_dim
-  unread = 0 if model.tied_head else embedding / on.tensor
+  unread = 0 if model.tied_head else _FP32 * flops.of_head(model) / on.tensor
   kept = 2 * model.num_layers * model.num_kv_heads * model.head_dim
   kept *= rates.cache * work.rows / on.chips  # of one token, on a chip
   weights = _published(model) / on.tensor

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import workloads
 from benchmarks.workloads import Workload
 from grpo_jax import cli, sharding
-from launch.flops import in_products
+from launch.flops import in_products, of_head
 
 _SQUARE = 2048
 _MOST_ROWS = 8192  # more are no faster
@@ -44,9 +44,7 @@ def update_flops(workload: Workload, tokens: int) -> float:
     tokens: of completions.
   """
   size, of_prompts = workload.size, workload.prompts * workload.prompt
-  # No logits of a prompt's tokens are wanted.
-  head = size.vocab_size * size.embed_dim
-  prompts = (in_products(size) - head) * of_prompts
+  prompts = (in_products(size) - of_head(size)) * of_prompts
   return 8 * (in_products(size) * tokens + prompts)
 
 

@@ -101,18 +101,19 @@ def one_of(field: str, value, choices: tuple) -> None:
 
 def positive(cfg, *fields: str) -> None:
   """Raises ValueError unless each field ('section.name') is at least 1."""
-  for field in fields:
-    value = functools.reduce(operator.getitem, field.split('.'), cfg)
-    if value < 1:
-      raise ValueError(f'{field}={value} must be at least 1')
+  _at_least(cfg, fields, 1, 'be at least 1')
 
 
 def not_negative(cfg, *fields: str) -> None:
   """Raises ValueError if a field ('section.name') is below 0."""
+  _at_least(cfg, fields, 0, 'not be negative')
+
+
+def _at_least(cfg, fields, least, must):
   for field in fields:
     value = functools.reduce(operator.getitem, field.split('.'), cfg)
-    if value < 0:
-      raise ValueError(f'{field}={value} must not be negative')
+    if value < least:
+      raise ValueError(f'{field}={value} must {must}')
 
 
 def divides(rows: int, parts: Mapping[str, int], *, field: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, IO
 # In a workdir, of those that several modules name.
 CONFIG = 'config.json'
 EVALUATION = 'eval.json'
-EVALUATIONS = '*eval.json'  # what the report knows them by
+EVALUATIONS = f'*{EVALUATION}'  # what the report knows them by
 INSTRUCTIONS = 'instructions_eval.json'
 WIN_RATE = 'win_rate.json'
 STAGE = 'stage.json'  # of a recipe's stage: what was begun there, and when
@@ -66,6 +66,22 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
   """Writes it `whole`."""
   with whole(path, 'wb' if isinstance(content, bytes) else 'w') as file:
     file.write(content)
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Of a user's file: UTF-8, with or without a mark of it.
+
+  Raises:
+    FileNotFoundError, ValueError: no such file, or not UTF-8.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f'{path}: no such file')
+  try:
+    return path.read_text('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{path}: byte {error.start} is not UTF-8; convert the file'
+    ) from None
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -123,7 +123,7 @@ def _of_domains(fn, domains):
 
 def _need_judgeable(name, task):
   """ValueError where a reward compares with answers that are not there."""
-  for one in [part.task for part in task.parts] or [task]:
+  for one in task.kinds:
     if name in rules.COMPARING:
       questions.need_answers(one)
     answer = one.example(0).answer
@@ -143,7 +143,7 @@ def _need_completions(cfg, task):
   for reward in cfg.rewards.values():
     if reward.get('reference') == 'completion':
       judged = shares.within(task, reward.get('domains', ()))
-      for one in [part.task for part in judged.parts] or [judged]:
+      for one in judged.kinds:
         questions.completion_of(one.example(0))
 
 

@@ -246,7 +246,7 @@ def questions(cfg, tokenizer: Tokenizer, *, evaluation: bool) -> Questions:
   elif cfg.sft.loss_on == 'everything':
     # Pretraining lays prompts out like completions: they are cut, not refused.
     longest = math.inf
-  for task in [part.task for part in found.task.parts] or [found.task]:
+  for task in found.task.kinds:
     own = dataclasses.replace(found, task=task)
     own.try_rows(min(most, len(task)), max_length=longest)
   return found

@@ -29,7 +29,12 @@ def in_products(m: Config) -> int:
   """Parameters that a token is multiplied with: all but an untied embedding."""
   attention = m.embed_dim * m.head_dim * (2 * m.num_heads + 2 * m.num_kv_heads)
   layer = attention + 3 * m.embed_dim * m.mlp_dim
-  return m.num_layers * layer + m.vocab_size * m.embed_dim
+  return m.num_layers * layer + of_head(m)
+
+
+def of_head(m: Config) -> int:
+  """Those of them that are the head's. No logits of prompts are wanted."""
+  return m.vocab_size * m.embed_dim
 
 
 def of_update(
@@ -43,9 +48,8 @@ def of_update(
     prompt, completion: tokens of every trunk and of every branch.
   """
   rows = prompts * group
-  head = m.vocab_size * m.embed_dim  # no logits of prompts
   products = in_products(m) * rows * completion
-  products += (in_products(m) - head) * prompts * prompt
+  products += (in_products(m) - of_head(m)) * prompts * prompt
   pairs = (
     rows * completion * (prompt + completion / 2) + prompts * prompt**2 / 2
   )

@@ -190,7 +190,7 @@ class Report:
 
   def as_json(self) -> dict:
     """For programs: as JSON has it, null for what never ends."""
-    return _with_nulls(self._facts())
+    return with_nulls(self._facts())
 
   def _facts(self):
     return {
@@ -223,9 +223,10 @@ class Report:
     return total
 
 
-def _with_nulls(value):
+def with_nulls(value):
+  """The same with None for infinity, which JSON has not."""
   if isinstance(value, dict):
-    return {k: _with_nulls(v) for k, v in value.items()}
+    return {k: with_nulls(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
-    return [_with_nulls(v) for v in value]
+    return [with_nulls(v) for v in value]
   return None if value == math.inf else value

@@ -72,9 +72,7 @@ def of_config(cfg, pol: Policy, lengths: tuple[int, int]) -> Iterator[Program]:
   """
   config.one_of('launch.job', cfg.launch.job, ('train', 'sft'))
   if cfg.launch.job == 'sft':
-    pol = pol.for_groups_of(1)
-    validation.of_sft(cfg, ways=pol.ways()['train'])
-    yield _sft_update(cfg, pol)
+    yield _sft_update(cfg, _of_rows(cfg, pol))
     return
   validation_rl.of_training(cfg, ways=pol.ways())
   cfg = _one_bucket(cfg)
@@ -98,12 +96,17 @@ def _one_bucket(cfg):
   return cfg
 
 
+def _of_rows(cfg, pol):
+  """The policy as fine-tuning has it, its numbers checked."""
+  pol = pol.for_groups_of(1)
+  validation.of_sft(cfg, ways=pol.ways()['train'])
+  return pol
+
+
 def state_bytes(cfg, pol: Policy) -> int:
   """Of the whole training state, and of a teacher, on each device."""
   if cfg.launch.job == 'sft':
-    pol = pol.for_groups_of(1)
-    validation.of_sft(cfg, ways=pol.ways()['train'])
-    trainer = training.sft_trainer(pol, cfg)
+    trainer = training.sft_trainer(_of_rows(cfg, pol), cfg)
     return bytes_of(trainer.abstract)
   validation_rl.of_training(cfg, ways=pol.ways())
   state = critic.learner(pol, cfg).policy.abstract

@@ -5,13 +5,13 @@ and makes win rates and annotations of it.
 """
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import json
 import pathlib
 
 import numpy as np
 
+from grpo_jax import files
 from grpo_jax.alpaca import judges, length_control
 from grpo_jax.alpaca.difficulty import Difficulties
 from grpo_jax.tasks.jsonl import read_rows as read_lines
@@ -85,12 +85,7 @@ def read_rows(path: str) -> list[dict]:
   Raises:
     FileNotFoundError, ValueError: as `tasks.jsonl.read_rows`; no object.
   """
-  file = pathlib.Path(path).expanduser()
-  rows, content = None, ''
-  if file.is_file():
-    # What is not UTF-8 is told of below.
-    with contextlib.suppress(UnicodeDecodeError):
-      content = file.read_text('utf-8-sig')
+  rows, content = None, files.read_text(pathlib.Path(path).expanduser())
   if content.lstrip()[:1] == '[':
     try:
       rows = json.loads(content)

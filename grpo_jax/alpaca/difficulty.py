@@ -2,10 +2,13 @@
 
 import csv
 import dataclasses
+import io
 import math
 import pathlib
 
 import numpy as np
+
+from grpo_jax import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +43,7 @@ def read(path: str | pathlib.Path) -> Difficulties:
       f'{path}: no such file; difficulties are df_gamed.csv of the data set '
       "tatsu-lab/alpaca_eval, or '' for control without them"
     )
-  try:
-    with path.open(encoding='utf-8-sig', newline='') as file:
-      rows = list(csv.DictReader(file))
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'{path}: byte {error.start} is not UTF-8; convert the file'
-    ) from None
+  rows = list(csv.DictReader(io.StringIO(files.read_text(path), newline='')))
   for column in ('index', 'instruction_difficulty'):
     if not rows or column not in rows[0]:
       raise ValueError(f'{path}: no column {column!r}, or no row')

@@ -56,7 +56,7 @@ def code(
     ValueError: no sandbox works here, a limit is not positive, or the task
       has no tests.
   """
-  for one in [part.task for part in task.parts] or [task]:
+  for one in task.kinds:
     tests_of(one.example(0))
   limits = sandbox.Limits(
     wall_seconds=wall_seconds,

@@ -5,8 +5,10 @@ and logged once a name instead of being raised.
 """
 
 import collections
+from collections.abc import Callable
 import logging
 import threading
+from typing import Any
 
 _counts: collections.Counter = collections.Counter()
 _first: dict[str, str] = {}  # name -> message
@@ -22,6 +24,28 @@ def record(name: str, message: str, *, level: int = logging.WARNING):
       _first[name] = message
   if first:
     logging.getLogger(__name__).log(level, '%s: %s', name, message)
+
+
+def guarded(
+  fn: Callable[..., Any], *, name: str, instead: Any, so: str
+) -> Callable[..., Any]:
+  """The function, or `instead` where it raises: a fault of that name.
+
+  Args:
+    fn: of a user's.
+    name: as of `record`.
+    instead: returned.
+    so: what that means, for the log.
+  """
+
+  def total(*args):
+    try:
+      return fn(*args)
+    except Exception as error:
+      record(name, f'{type(error).__name__}: {error}; {so}')
+      return instead
+
+  return total
 
 
 def no_answer(reward: str, extract: str) -> float:

@@ -103,7 +103,7 @@ def language(*, task, target: str = 'en', min_words: int = MIN_WORDS) -> Reward:
       py3langid is not installed.
   """
   if target == 'prompt':
-    for one in [part.task for part in task.parts] or [task]:
+    for one in task.kinds:
       _check_asked(one.example(0))
   else:
     check_target(target)

@@ -70,6 +70,11 @@ class Task:
   def __len__(self) -> int:
     return self.size
 
+  @property
+  def kinds(self) -> tuple['Task', ...]:
+    """The tasks of a mixture's parts; of any other, itself."""
+    return tuple(part.task for part in self.parts) or (self,)
+
   def example(self, i: int) -> Example:
     """Example i; IndexError outside 0 .. len-1."""
     if not 0 <= i < self.size:

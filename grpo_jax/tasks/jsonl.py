@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 
-from grpo_jax import hooks
+from grpo_jax import files, hooks
 from grpo_jax.rewards import choice, code_execution, symbolic, text
 from grpo_jax.tasks import common
 
@@ -105,17 +105,9 @@ def check_share(task: str, test_share: float) -> None:
 
 def read_rows(path: str) -> list[tuple[int, dict]]:
   """(line number, object) of every row of a JSON lines file."""
-  file = pathlib.Path(path).expanduser()
-  if not file.is_file():
-    raise FileNotFoundError(f'{path}: no such file')
   rows = []
-  try:
-    # Lines end at \n alone: JSON strings may hold other line separators.
-    lines = file.read_text('utf-8-sig').split('\n')
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'{path}: byte {error.start} is not UTF-8; convert the file'
-    ) from None
+  # Lines end at \n alone: JSON strings may hold other line separators.
+  lines = files.read_text(pathlib.Path(path).expanduser()).split('\n')
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue

@@ -15,7 +15,7 @@ import re
 
 from grpo_jax.hooks import load
 from grpo_jax.rewards import text
-from grpo_jax.rewards.fault_counts import record
+from grpo_jax.rewards.fault_counts import guarded
 from grpo_jax.tasks import shares
 
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
@@ -47,8 +47,7 @@ def thought_summary(
     extract: as of the reward `correct`.
   """
   find = text.extractor(extract)
-  parts = [part.task for part in task.parts] or [task]
-  for template in [summary] if summary else [part.summary for part in parts]:
+  for template in [summary] if summary else [t.summary for t in task.kinds]:
     if '{answer}' not in template:
       raise ValueError(
         f"rewrite thought_summary: summary={template!r} has no '{{answer}}'"
@@ -80,15 +79,7 @@ def function(*, task, path: str) -> Callable:
   """
   del task
   own = load(path, field='keep.rewrite.path')
-
-  def rewrite(completion, example):
-    try:
-      return own(completion, example)
-    except Exception as error:
-      record('rewrite/failed', f'{type(error).__name__}: {error}; dropped')
-      return ''
-
-  return rewrite
+  return guarded(own, name='rewrite/failed', instead='', so='dropped')
 
 
 def _told(completion: str) -> str:

@@ -16,7 +16,7 @@ import re
 from grpo_jax import chat_client
 from grpo_jax.hooks import load
 from grpo_jax.rewards import text
-from grpo_jax.rewards.fault_counts import record
+from grpo_jax.rewards.fault_counts import guarded, record
 
 PROMPT = """You grade an answer against a reference.
 
@@ -52,15 +52,7 @@ def function(*, path: str) -> Callable:
   there one where it raises, which is counted and logged once.
   """
   own = load(path, field='keep.judge.path')
-
-  def judge(completion, example):
-    try:
-      return own(completion, example)
-    except Exception as error:
-      record('judge/failed', f'{type(error).__name__}: {error}; no verdict')
-      return None
-
-  return judge
+  return guarded(own, name='judge/failed', instead=None, so='no verdict')
 
 
 def endpoint(
