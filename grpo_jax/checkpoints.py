@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import types
 from typing import Any
 
 from absl import logging
@@ -34,7 +35,7 @@ class Checkpoints:
     keep_last: int,
     keep_best: int = 0,
     best_metric: str | None = None,
-    measured: Mapping[int, Mapping[str, float]] | None = None,
+    measured: Mapping[int, Mapping[str, float]] = types.MappingProxyType({}),
     asynchronous: bool = True,
   ):
     """Opens `<workdir>/checkpoints`, which is created if need be.
@@ -44,10 +45,10 @@ class Checkpoints:
       keep_last: newest checkpoints to keep, at least 1.
       keep_best: checkpoints to keep, last or not, for the highest
         `best_metric`; of equal ones the newer.
-      best_metric: a name in the metrics of `save` or of `measured`, needed if
-        `keep_best` > 0.
-      measured: step -> metrics, of steps that are not measured by `save`; the
-        attribute of that name takes more.
+      best_metric: a name in what `measured` has, needed if `keep_best` > 0.
+      measured: step -> its metrics, host floats; the attribute of that name
+        takes more. A checkpoint without `best_metric`, or where it is not
+        finite, is kept as one of the last only.
       asynchronous: write behind the next steps. The state may be donated as
         soon as `save` returns; what goes wrong comes up in the next call.
 
@@ -68,18 +69,16 @@ class Checkpoints:
     on_disk.mute_orbax()
     self.directory = on_disk.folder(workdir)
     self._pending = None  # The step that is being written.
-    self._keep = _Keep(
-      last=keep_last,
-      best=keep_best,
-      metric=best_metric,
-      metrics={s: _metrics(self.directory / str(s)) for s in steps(workdir)}
-      | dict(measured or {}),
-    )
-    self.measured = self._keep.metrics
+    self.measured = dict(measured)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._keep,
+        preservation_policy=_Keep(
+          last=keep_last,
+          best=keep_best,
+          metric=best_metric,
+          metrics=self.measured,
+        ),
         enable_async_checkpointing=asynchronous,
         async_options=ocp.AsyncOptions(timeout_secs=hosts.LIMIT),
         atomicity_options=on_disk.atomicity(self.directory),
@@ -87,12 +86,7 @@ class Checkpoints:
     )
 
   def save(
-    self,
-    step: int,
-    state: TrainState,
-    *,
-    extra: Mapping[str, Any],
-    metrics: Mapping[str, float] | None = None,
+    self, step: int, state: TrainState, *, extra: Mapping[str, Any]
   ) -> bool:
     """Begins to save.
 
@@ -100,8 +94,6 @@ class Checkpoints:
       step: names the checkpoint.
       state: arrays of any sharding.
       extra: what JSON can hold, e.g. the config and the data position.
-      metrics: host floats. A checkpoint without `best_metric`, or where it is
-        not finite, is kept as one of the last only.
 
     Returns:
       Whether a save began; False where this step is saved already.
@@ -115,16 +107,12 @@ class Checkpoints:
       return False
     items = on_disk.split(state)
     sums = jax.device_get(on_disk.checksums(items))
-    metrics = {} if metrics is None else metrics
-    metrics = {k: float(v) for k, v in metrics.items()}
     info = {
       'extra': dict(extra),
-      'metrics': metrics,
       'checksums': {k: int(v) for k, v in sums.items()},
     }
     json.dumps(info)  # A TypeError comes here, not in the writing thread.
     self._pending = step
-    self._keep.metrics[step] = self._keep.metrics.get(step, {}) | metrics
     with hosts.waiting(f'checkpoint {step}'), self._explain_full_disk():
       self._manager.save(
         step,
@@ -286,7 +274,7 @@ class _Keep:
   last: int
   best: int
   metric: str | None
-  metrics: dict[int, dict[str, float]]
+  metrics: Mapping[int, Mapping[str, float]]
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -298,11 +286,3 @@ class _Keep:
     best = [s for _, s in ranked[max(len(ranked) - self.best, 0) :]]
     kept = {*saved[-self.last :], *best}
     return [c.step in kept for c in checkpoints]
-
-
-def _metrics(path):
-  """Metrics of a step; none if it is damaged, which is for `restore` to say."""
-  try:
-    return on_disk.read_info(path)['metrics']
-  except (OSError, ValueError, KeyError):
-    return {}

@@ -76,7 +76,6 @@ class Loop:
     self.nonfinite = collections.defaultdict(
       lambda: metrics.NonFinite(cfg.updates.max_nonfinite)
     )
-    self.evaluated = {}
     self.checkpoints = checkpoints.Checkpoints(
       workdir,
       measured=self._measured(),
@@ -91,9 +90,6 @@ class Loop:
     else:
       self.start, self.state, self.extra = restored
       begun.refuse_other_job(workdir, self.extra.get('job', job), job)
-      row = self.checkpoints.measured.get(self.start, {})
-      own = {k: v for k, v in row.items() if k.startswith('eval/')}
-      self.evaluated = own or self.extra['evaluated']
       changed = cli.changed_fields(cfg, workdir)
       logging.warning(
         '%s: resuming at step %d%s',
@@ -207,12 +203,10 @@ class Loop:
       if saving:
         # Before an evaluation, which may take long.
         self._save(done)
-      if evaluating:
-        self.evaluated = {}
-        # When leaving, there may be no time: it is done when going on.
-        if not ending:
-          self._evaluate(done, stopping)
-          leaving = stopping()
+      # When leaving, there may be no time: it is done when going on.
+      if evaluating and not ending:
+        self._evaluate(done, stopping)
+        leaving = stopping()
       if leaving and not saving:
         self._save(done)
       if trouble is not None:
@@ -248,7 +242,7 @@ class Loop:
       if self.writer is not None:
         self.writer.write(step, row | metrics.memory())
         self.writer.samples(step, outcome.samples)
-        self.progress.update(step, row | self.evaluated)
+        self.progress.update(step, row | self._evaluated(step))
 
   def _best_metric(self):
     """What the best checkpoint has most of."""
@@ -258,17 +252,25 @@ class Loop:
     return f'eval/{self.evaluation.measure}'
 
   def _measured(self):
-    """step -> the row of its evaluation, as far as the run has come."""
+    """step -> what its evaluation measured, as far as the run has come."""
     path = self.workdir / metrics.METRICS
     if not path.exists():
       return {}
     rows = metrics.read_rows(path)
     # A measure that is not finite is a text in the file.
     return {
-      row['step']: {k: float(v) for k, v in row.items()}
+      row['step']: {
+        k: float(v) for k, v in row.items() if k.startswith('eval/')
+      }
       for row in rows
       if runs.is_evaluated(row)
     }
+
+  def _evaluated(self, step):
+    """What the last evaluation up to `step` measured."""
+    measured = self.checkpoints.measured
+    last = max((s for s in measured if s <= step), default=None)
+    return {} if last is None else measured[last]
 
   def _evaluates(self, step):
     return self.evaluation is not None and step % self.cfg.eval.every == 0
@@ -282,18 +284,18 @@ class Loop:
       return
     # Each has graded all answers, and a verifier may have run out of time.
     scalars = hosts.of_first(evaluate.scalars(result), what='the evaluation')
-    self.evaluated = {f'eval/{k}': v for k, v in scalars.items()}
+    evaluated = {f'eval/{k}': v for k, v in scalars.items()}
     # By which it is kept, or not, once the next is saved.
-    self.checkpoints.measured[step] = self.evaluated
+    self.checkpoints.measured[step] = evaluated
     if self.cfg.checkpoint.keep_best:
       optional = (f'eval/{name}' for name in self.evaluation.optional)
       config.one_of(
         'checkpoint.best_metric',
         self._best_metric(),
-        tuple({**self.evaluated, **dict.fromkeys(optional)}),
+        tuple({**evaluated, **dict.fromkeys(optional)}),
       )
     if self.writer is not None:
-      self.writer.write(step, self.evaluated | self.timers.flush())
+      self.writer.write(step, evaluated | self.timers.flush())
 
   def _save(self, step):
     # Orbax has its own ways to the host.
@@ -305,7 +307,6 @@ class Loop:
         self.state,
         extra={
           'job': self.job,
-          'evaluated': self.evaluated,
           'config': self.cfg.to_dict(),
         }
         | self.extra_of(),

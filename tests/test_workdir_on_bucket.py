@@ -180,7 +180,7 @@ def test_rows_are_committed_before_the_checkpoint_that_follows_them():
       done.append('save')
 
   saving = loop.Loop.__new__(loop.Loop)
-  saving.cfg, saving.state, saving.evaluated = base.get_config(), None, {}
+  saving.cfg, saving.state = base.get_config(), None
   saving.evaluation, saving.extra_of = None, dict
   saving.job, saving.timers = 'train', metrics.Timers()
   saving.writer = saving.checkpoints = Recorder()
