@@ -72,17 +72,8 @@ def trainer(
     for k in ('learning_rate', 'schedule', 'warmup_steps', 'final_fraction')
   }
   declared = policy.declared if declared is None else declared
-  shardings = sharding.param_shardings(
-    declared, policy.mesh, policy.rules['train']
-  )
   shapes = params_lib.abstract(declared)
-  whole = sharding.replicated(policy.mesh)
-  state_shardings = TrainState(
-    step=whole,
-    params=shardings,
-    opt_state=sharding.opt_state_shardings(tx, shapes, shardings, policy.mesh),
-    ref_params=shardings if reference else None,
-  )
+  state_shardings = _shardings(policy, declared, tx, reference=reference)
   init = functools.partial(update.init_state, tx=tx, reference=reference)
   offloaded = cfg.updates.offload
   abstract = sharding.placed(jax.eval_shape(init, shapes), state_shardings)
@@ -100,7 +91,7 @@ def trainer(
       update.update, score=of_one, **how, parts=parts, replicas=copies
     ),
     donate_argnums=0,
-    out_shardings=(updated, whole),
+    out_shardings=(updated, sharding.replicated(policy.mesh)),
   )
   if cfg.updates.length_buckets:
     program = bucketed.updater(
@@ -129,4 +120,18 @@ def trainer(
     learning_rate=jax.jit(
       optimizer.learning_rates(**rates, total_steps=updates)
     ),
+  )
+
+
+def _shardings(policy, declared, tx, *, reference) -> TrainState:
+  """Where a state lies: moments and reference where their parameters do."""
+  params = sharding.param_shardings(
+    declared, policy.mesh, policy.rules['train']
+  )
+  shapes = params_lib.abstract(declared)
+  return TrainState(
+    step=sharding.replicated(policy.mesh),
+    params=params,
+    opt_state=sharding.opt_state_shardings(tx, shapes, params, policy.mesh),
+    ref_params=params if reference else None,
   )

@@ -131,22 +131,7 @@ def _early_limit(cfg) -> None:
 def _algorithm(cfg) -> None:
   a = cfg.algorithm
   updates = cfg.updates.epochs * cfg.updates.minibatches
-  one_of('algorithm.kl_in', a.kl_in, ('loss', 'reward'))
   one_of('algorithm.old_logprobs', a.old_logprobs, ('sampler', 'trainer'))
-  one_of('algorithm.teacher_traces', a.teacher_traces, (0, 1))
-  if a.kl_coef < 0:
-    raise ValueError(f'algorithm.kl_coef={a.kl_coef} must not be negative')
-  if a.kl_coef > 0 and a.kl_in == 'loss' and a.kl.get('name') == 'k1':
-    raise ValueError(
-      'algorithm.kl=k1 does nothing in the loss: its gradient is zero on '
-      'average, as E[grad logprob] = 0; use k2, k3 or k3_ratio, or '
-      'algorithm.kl_in=reward'
-    )
-  if a.kl_coef > 0 and a.kl_in == 'reward' and a.kl.get('name') == 'k3_ratio':
-    raise ValueError(
-      'algorithm.kl=k3_ratio has no use for its ratio in the reward, where it '
-      'is 1; use k1, k2 or k3'
-    )
   if not 0 < a.entropy_share <= 1:
     raise ValueError(
       f'algorithm.entropy_share={a.entropy_share} must be in (0, 1]'
@@ -163,6 +148,29 @@ def _algorithm(cfg) -> None:
       'rollout the samples are not of the policy any more; use clip or cispo, '
       'or set updates.epochs and updates.minibatches to 1'
     )
+  _kl(a)
+  _reference(a, updates)
+  _group(cfg)
+
+
+def _kl(a) -> None:
+  one_of('algorithm.kl_in', a.kl_in, ('loss', 'reward'))
+  if a.kl_coef < 0:
+    raise ValueError(f'algorithm.kl_coef={a.kl_coef} must not be negative')
+  if a.kl_coef > 0 and a.kl_in == 'loss' and a.kl.get('name') == 'k1':
+    raise ValueError(
+      'algorithm.kl=k1 does nothing in the loss: its gradient is zero on '
+      'average, as E[grad logprob] = 0; use k2, k3 or k3_ratio, or '
+      'algorithm.kl_in=reward'
+    )
+  if a.kl_coef > 0 and a.kl_in == 'reward' and a.kl.get('name') == 'k3_ratio':
+    raise ValueError(
+      'algorithm.kl=k3_ratio has no use for its ratio in the reward, where it '
+      'is 1; use k1, k2 or k3'
+    )
+
+
+def _reference(a, updates) -> None:
   if a.reference_every < 0 or a.reference_every % updates:
     raise ValueError(
       f'algorithm.reference_every={a.reference_every} must be a multiple of '
@@ -185,6 +193,11 @@ def _algorithm(cfg) -> None:
       f'the place of algorithm.reference_from={a.reference_from}; set one of '
       'them'
     )
+
+
+def _group(cfg) -> None:
+  a = cfg.algorithm
+  one_of('algorithm.teacher_traces', a.teacher_traces, (0, 1))
   least = 2 + a.teacher_traces
   alone = ('reinforce_pp', 'gae')
   if cfg.group_size <= a.teacher_traces:

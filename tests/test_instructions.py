@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from grpo_jax import evaluate, tasks
+from grpo_jax import accuracy, evaluate, tasks
 from grpo_jax.rewards import rules, text
 from grpo_jax.tasks import checkers, common
 
@@ -112,7 +112,7 @@ def test_replies_that_follow_are_right():
     [f'<think>so</think>{e.completion}', e.completion, '<think>so', '']
     for e in examples
   ]
-  found = evaluate.summarise(
+  found = accuracy.summarise(
     task, examples, rows, np.ones((2, 4), bool), np.full((2, 4), 9), ks=(1,),
     votes=(), extract={'': text.reply}, texts=lambda *_: {},
   )  # fmt: skip

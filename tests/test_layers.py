@@ -21,7 +21,8 @@ LAYERS = {
     'optimizer', 'measures', 'offload', 'replicas', 'scaling_law',
     'checkpoint_items', 'errors', 'event_files', 'hooks', 'chat_client',
     'preference_losses', 'files', 'begun',
-    'text_measures', 'planner', 'slots', 'seating', 'seating_replay',
+    'text_measures', 'accuracy', 'planner', 'slots', 'seating',
+    'seating_replay',
     'verified.*', 'alpaca.*', 'drawing',
   ],
   2: [

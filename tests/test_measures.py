@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from grpo_jax import evaluate, measures, tasks
+from grpo_jax import accuracy, measures, tasks
 from grpo_jax.rewards import text
 
 
@@ -109,7 +109,7 @@ def test_a_vote_does_not_tell_the_spellings_of_a_number_apart():
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')
   rows = [[f'<answer>{a}</answer>' for a in ('04', '7', '4.0', '7', '4')]]
-  result = evaluate.summarise(
+  result = accuracy.summarise(
     task, [example], rows, np.ones((1, 5), bool), np.full((1, 5), 3),
     ks=(1,), votes=(5,), extract={'': text.tags}, texts=no_texts,
   )  # fmt: skip
@@ -121,7 +121,7 @@ def test_none_is_no_answer_to_vote_for():
   task = tasks.arithmetic(split='test', size=1, min_ops=1, max_ops=1)
   example = tasks.Example(prompt='2 +2=', answer='4')
   rows = [[f'<answer>{a}</answer>' for a in ('None', 'none', '4')]]
-  result = evaluate.summarise(
+  result = accuracy.summarise(
     task, [example], rows, np.ones((1, 3), bool), np.full((1, 3), 3),
     ks=(1,), votes=(3,), extract={'': text.tags}, texts=no_texts,
   )  # fmt: skip
@@ -137,7 +137,7 @@ def test_a_program_is_judged_once():
 
   example = tasks.Example(prompt='?', answer='')
   rows = [['```\ngood\n```', '```\nbad\n```', 'no program']]
-  result = evaluate.summarise(
+  result = accuracy.summarise(
     tasks.Task(1, lambda i: example, verify), [example], rows,
     np.ones((1, 3), bool), np.full((1, 3), 3),
     ks=(1,), votes=(), extract={'': text.program}, texts=no_texts,

@@ -10,6 +10,7 @@ import tiny
 
 from configs import base
 from grpo_jax import (
+  accuracy,
   evaluate,
   policy,
   questions,
@@ -198,7 +199,7 @@ def test_pass_rates_are_told_by_domain():
   task = mixture(a=part(domain='x', share=1), b=part(domain='y', share=1))
   examples = [task.example(i) for i in (0, 1, 40)]
   right = [f'<answer>{e.answer}</answer>' for e in examples]
-  result = evaluate.summarise(
+  result = accuracy.summarise(
     task,
     examples,
     [[right[0], right[0]], [right[1], ''], ['', '']],

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from grpo_jax import evaluate, grader, questions, rewards, tasks
+from grpo_jax import accuracy, grader, questions, rewards, tasks
 from grpo_jax.rewards import rules, sandbox_modes, symbolic, text
 from grpo_jax.tasks import shares
 from grpo_jax.verified import record_set
@@ -158,7 +158,7 @@ def test_votes_count_one_answer_however_it_is_spelt():
 
 def summary(task, examples, rows, *, votes=(), extract=None):
   n = len(rows[0])
-  return evaluate.summarise(
+  return accuracy.summarise(
     task, examples, rows, np.ones((len(rows), n), bool),
     np.ones((len(rows), n), int), ks=(1,), votes=votes,
     extract={'': text.boxed} if extract is None else extract,
