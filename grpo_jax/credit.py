@@ -30,7 +30,8 @@ def assign(
     rewards: NaN where missing.
     finished: completions that stopped by themselves.
     counted: groups that are learned from. The others do not count at all:
-      neither as tokens nor in the KL.
+      neither as tokens, nor in the KL, nor in what advantages take from the
+      whole batch.
     estimate: (batch, rewards, mask that is left) -> batch with advantages, and
       scalars to report; `by_group` or `by_critic`.
     importance: a function of `importance`, of trainer to sampler.
@@ -44,6 +45,7 @@ def assign(
   if mask_truncated:
     mask = mask & finished[:, :, None]
   factors = _factors(batch, mask, importance, entropy_share)
+  rewards = jnp.where(counted[:, None], rewards, jnp.nan)
   batch, metrics = estimate(batch, rewards, mask)
   return batch.replace(factors=factors, entropy=None), metrics
 

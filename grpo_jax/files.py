@@ -17,6 +17,7 @@ EVALUATION = 'eval.json'
 EVALUATIONS = f'*{EVALUATION}'  # what the report knows them by
 INSTRUCTIONS = 'instructions_eval.json'
 WIN_RATE = 'win_rate.json'
+REWARD_MODEL = 'reward_model.json'  # once its training is done
 STAGE = 'stage.json'  # of a recipe's stage: what was begun there, and when
 MODEL = 'model'  # a Hugging Face folder without weights: configs and tokenizer
 
@@ -82,6 +83,14 @@ def read_text(path: pathlib.Path) -> str:
     raise ValueError(
       f'{path}: byte {error.start} is not UTF-8; convert the file'
     ) from None
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """What a job wrote; ValueError where it is damaged."""
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}') from None
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

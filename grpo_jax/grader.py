@@ -15,7 +15,6 @@ from grpo_jax import (
   hosts,
   questions,
   rewards,
-  rollout,
 )  # fmt: skip
 from grpo_jax.rewards import rules, text
 from grpo_jax.tasks import Example, shares, Task
@@ -75,11 +74,8 @@ class Grader:
       for k in begun
       if k in self.batched
     }
-    found = rollout.components_here(
-      completions,
-      examples,
-      fns={k: self.rules[k] for k in begun if k in self.rules},
-    )
+    rules = {k: self.rules[k] for k in begun if k in self.rules}
+    found = rewards.grade_here(completions, examples, rules)
     if scores:
       found |= hosts.everywhere(scores, what='scores of reward models')
     found = {k: found[k] for k in begun}
@@ -144,7 +140,7 @@ def _need_completions(cfg, task):
     if reward.get('reference') == 'completion':
       judged = shares.within(task, reward.get('domains', ()))
       for one in judged.kinds:
-        questions.completion_of(one.example(0))
+        questions.completion_of(one.example(0), one)
 
 
 def reward_weights(cfg) -> dict[str, float]:
@@ -290,7 +286,7 @@ def _check_filters(cfg, task, known):
     )
   if not known or f.rounds == 1:
     return
-  judged = cfg.rewards[f.signal].get('domains', known)
+  judged = cfg.rewards[f.signal].get('domains', ()) or known
   for domain in known:
     if domain not in judged:
       raise ValueError(

@@ -16,7 +16,6 @@ on where it was interrupted. What the paper does not disclose (how many samples
 a prompt, which of several right ones, every threshold) is a choice of ours.
 """
 
-import json
 import pathlib
 import shutil
 
@@ -62,7 +61,7 @@ def run(cfg, folder: pathlib.Path) -> None:
     whole = path.exists()
     if whole:
       # Cards of before have numbers that JSON does not know.
-      there = cli.flat(metrics.jsonable(_card(path)['settings']))
+      there = cli.flat(metrics.jsonable(files.read_json(path)['settings']))
       here = cli.flat(metrics.jsonable(settings))
       begun.refuse_other(folder, there, here, free=begun.FREE, flag='out')
     else:
@@ -73,8 +72,9 @@ def run(cfg, folder: pathlib.Path) -> None:
     if hosts.is_first():
       # Also after a kill between the card and here.
       shutil.rmtree(under_way, ignore_errors=True)
-      told = f'{_card(path)["sources"]["total"]["records"]} records in {folder}'
-      print(f'{told}{" already" if whole else ""}; see its {record_set.README}')
+      count = files.read_json(path)['sources']['total']['records']
+      told = f'{count} records in {folder}{" already" if whole else ""}'
+      print(f'{told}; see its {record_set.README}')
 
 
 def _sample(cfg, pol, params, ask, sifter, done):
@@ -201,10 +201,6 @@ def _settings(cfg, step) -> dict:
   return files.plain(found | {'step': step})
 
 
-def _card(path) -> dict:
-  return json.loads(path.read_text('utf-8'))
-
-
 def _of_rows(settings) -> dict:
   """Of the settings, by name, what the rows of progress depend on."""
   other = {f'keep.{name}' for name in _OF_SET}
@@ -217,6 +213,7 @@ def _source(cfg) -> str:
 
 def _dropped(cfg, chooser) -> dict[str, int]:
   """Every reason there could have been, in the order in which they apply."""
-  before, after = selection.REASONS[:3], selection.REASONS[3:]
+  first = selection.REASONS.index('min_reward') + 1
+  before, after = selection.REASONS[:first], selection.REASONS[first:]
   names = (*before, *(f['name'] for f in cfg.keep.filters), *after)
   return {name: chooser.dropped[name] for name in names}

@@ -190,7 +190,8 @@ class Loop:
               raise
             trouble = error
         with self.timers('update'):
-          jax.block_until_ready(self.state.step)
+          # All of it: an update of the critic alone counts no step.
+          jax.block_until_ready(self.state)
       times = {'time/step': time.perf_counter() - begin}
       pending.append((done, outcome, times | self.timers.flush()))
       leaving = stopping()

@@ -206,6 +206,11 @@ def _from_run(workdir):
   model = hf.read_config(folder)
 
   def load(shardings):
+    if (pathlib.Path(workdir) / files.REWARD_MODEL).is_file():
+      raise ValueError(
+        f'{workdir} is a reward model and writes no text: name the run of a '
+        'policy'
+      )
     shapes = params_lib.abstract(transformer.declare(model))
     target = sharding.placed(shapes, shardings)
     return checkpoints.restore_params(workdir, target)
@@ -242,6 +247,9 @@ def dtype_of(name: str, mesh: Mesh) -> jnp.dtype:
     name = 'bfloat16' if sharding.on_tpu(mesh) else 'float32'
   if name not in ('bfloat16', 'float32'):
     raise ValueError(f'dtype={name!r} is not one of auto, bfloat16, float32')
+  if name == 'float32' and sharding.on_tpu(mesh):
+    # By default a TPU rounds the operands of fp32 products to bf16.
+    jax.config.update('jax_default_matmul_precision', 'highest')
   return jnp.dtype(name)
 
 

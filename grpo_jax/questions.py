@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 
+from absl import logging
 import numpy as np
 
 from grpo_jax import config, hosts, layout, prompts, tasks
@@ -97,7 +98,7 @@ class Questions:
     Raises:
       ValueError: the task gives none.
     """
-    completion = completion_of(example)
+    completion = completion_of(example, self.task)
     return prompts.after_opening(self.opening(example.prompt), completion)
 
   def encode(self, examples: list[Example | None]) -> Prompts:
@@ -190,6 +191,27 @@ class Questions:
       except ValueError as error:
         raise ValueError(f'{self.task.source}: {error}') from None
 
+  def try_completions(self, *, everything: bool = False) -> list[int]:
+    """Tokens of the first texts to learn, so that no run dies on one later.
+
+    Args:
+      everything: as in `with_completions`.
+
+    Raises:
+      ValueError: one is missing, or as `encode`.
+    """
+    lengths = []
+    for task in self.task.kinds:
+      own = dataclasses.replace(self, task=task)
+      for i in range(min(len(task), _MOST_TRIED if task.source else 1000)):
+        example = task.example(i)
+        ids = self.tokenizer.encode(own.learned(example), start=False)
+        lengths.append(len(ids) + 1)
+        if everything:
+          # The first token is learned by none.
+          lengths[-1] += len(self.ids(example, max_length=math.inf)) - 1
+    return lengths
+
   def ids(
     self, example: Example, *, max_length: float, name: str = 'a prompt'
   ) -> list[int]:
@@ -220,12 +242,24 @@ class Questions:
     return ids
 
 
-def completion_of(example: Example) -> str:
+def warn_of_cuts(lengths: list[int], field: str, most: int) -> None:
+  """Says how many texts are longer than what is learned of them."""
+  cut = sum(length > most for length in lengths)
+  if cut:
+    logging.warning(
+      '%d of the first %d texts are cut at %s=%d tokens and have no end; the '
+      'longest has %d',
+      *(cut, len(lengths), field, most, max(lengths)),
+    )
+
+
+def completion_of(example: Example, task: Task) -> str:
   """The completion to learn; ValueError where the task gives none."""
   if not example.completion:
     raise ValueError(
-      f'the task gives no completion to learn for {example.prompt!r}; name the '
-      'field that holds it (task.completion_field) or use another task'
+      f'{task.source or "the task"} gives no completion to learn for '
+      f'{example.prompt[:60]!r}; name the field that holds it '
+      '(task.completion_field), drop the row, or use another task'
     )
   return example.completion
 

@@ -5,7 +5,6 @@ by rule rewards alone, then evaluates both on held-out sums. Each stage is a
 job with a workdir of its own and goes on where it stopped.
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -74,7 +73,7 @@ def _evaluate(cfg, folder):
   settings['step'] = runs.open_run(folder).steps[-1]
   settings = files.plain(settings)
   if path.exists():
-    kept = json.loads(path.read_text())
+    kept = files.read_json(path)
     # Before, the measures lay in a part of their own.
     if kept['settings'] == settings and 'result' not in kept:
       return kept

@@ -38,7 +38,10 @@ def main(argv: Sequence[str]) -> int:
     if args.live:
       return serve(args.workdir, args.port, args.refresh, group_over=group_over)
     data = report_data.read(args.workdir, group_over=group_over)
-    out = pathlib.Path(args.out)
+    out = pathlib.Path(args.out).expanduser()
+    if out.is_dir():
+      raise ValueError(f'--out {out} is a folder; name a file in it')
+    out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out, page(_dated(data)))
   except (ValueError, OSError) as error:
     errors.tell(error)
@@ -137,7 +140,7 @@ class _Watched:
 
   def _look(self):
     found = []
-    for path in report_data.find(self._workdirs):
+    for path in report_data.find(self._workdirs, waiting=True):
       named = (path / name for name in _FILES)
       for file in (*named, *path.glob(files.EVALUATIONS)):
         if file.exists():

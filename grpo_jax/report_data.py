@@ -4,6 +4,7 @@ Runs whose configs differ in the seed alone are one group: one line and one
 colour, with a band from the lowest to the highest of its seeds.
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -66,11 +67,17 @@ class Group:
   runs: list[Loaded]
 
 
-def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
+def find(
+  workdirs: Sequence[str], *, waiting: bool = False
+) -> list[pathlib.Path]:
   """Workdirs of runs: these, or the runs in them, of a sweep or a recipe.
 
   Those of a recipe in the order in which they were begun, others by name. Also
   workdirs in which a model that is no run was evaluated: they have no config.
+
+  Args:
+    workdirs: folders.
+    waiting: a folder in which no run has begun has none; it is no mistake.
 
   Raises:
     FileNotFoundError: no such folder, or no run in it.
@@ -83,6 +90,9 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
       (p for p in path.glob('*/') if _is_run(p) or _is_evaluation(p)),
       key=lambda folder: (_begun(folder), folder),
     )
+    if waiting and path.is_dir() and not (path / files.CONFIG).exists():
+      found += inside
+      continue
     if (path / files.CONFIG).exists() or not inside:
       inside = [path if _is_evaluation(path) else open_run(path).workdir]
     found += inside
@@ -91,7 +101,9 @@ def find(workdirs: Sequence[str]) -> list[pathlib.Path]:
 
 def _is_run(folder):
   # The folder of a model has a file of the config's name as well.
-  return all((folder / n).exists() for n in (files.CONFIG, metrics.METRICS))
+  own = (metrics.METRICS, files.MODEL)
+  is_own = any((folder / name).exists() for name in own)
+  return is_own and (folder / files.CONFIG).exists()
 
 
 def _is_evaluation(folder):
@@ -103,7 +115,7 @@ def _is_evaluation(folder):
 def _begun(folder):
   """Seconds, of a stage; 0 of another run."""
   path = folder / files.STAGE
-  return json.loads(path.read_text())['begun'] if path.exists() else 0.0
+  return files.read_json(path)['begun'] if path.exists() else 0.0
 
 
 def read(
@@ -119,7 +131,7 @@ def read(
   Raises:
     FileNotFoundError, ValueError: see `find`; no metrics yet; no such field.
   """
-  paths = find(workdirs)
+  paths = find(workdirs, waiting=waiting)
   names = _names(paths)
   named = list(zip(names, paths, strict=True))
   runs = [_load(p, n) for n, p in named if not _is_evaluation(p)]
@@ -143,7 +155,8 @@ def read(
       }
       for g in groups
     ],
-    'waiting': [run.name for run in runs if not run.curves['step'].size],
+    'waiting': [run.name for run in runs if not run.curves['step'].size]
+    or ([] if paths else list(workdirs)),
     'warnings': _warnings(begun),
     'sections': report_charts.sections(groups),
     'phases': report_charts.phases(groups),
@@ -173,8 +186,8 @@ def _load(path, name):
 
 def _names(paths):
   """What tells the paths apart; of one, its last two parts."""
-  if len(paths) == 1:
-    return ['/'.join(paths[0].parts[-2:])]
+  if len(paths) < 2:
+    return ['/'.join(path.parts[-2:]) for path in paths]
   above = pathlib.Path(os.path.commonpath(paths))
   return [
     str(p.relative_to(above)) if p != above else p.name for p in paths
@@ -193,7 +206,14 @@ def _groups(runs, group_over):
   for run in runs:
     rest = {k: v for k, v in run.fields.items() if k not in group_over}
     found.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-  return [Group(_group_name(g), g) for g in found.values()]
+  groups, names = [], collections.Counter()
+  for members in found.values():
+    name = _group_name(members)
+    names[name] += 1
+    # Of what is shared alone, two may be called the same.
+    name += f' ({names[name]})' if names[name] > 1 else ''
+    groups.append(Group(name, members))
+  return groups
 
 
 def _group_name(runs):
@@ -201,10 +221,14 @@ def _group_name(runs):
   if len(runs) == 1:
     return runs[0].name
   parts = [re.split(r'[,/]', run.name) for run in runs]
-  shared = [p for p in parts[0] if all(p in other for other in parts)]
-  begin = os.path.commonprefix([run.name for run in runs])
-  begin = re.sub(r'[\W_]*(seed)?[\W_]*$', '', begin)
-  return ','.join(shared) or begin or runs[0].run.workdir.parent.name
+  shared = ','.join(p for p in parts[0] if all(p in other for other in parts))
+  begin, last = (
+    re.sub(r'[\W_]*(seed)?[\W_]*$', '', os.path.commonprefix(names))
+    for names in ([r.name for r in runs], [part[-1] for part in parts])
+  )
+  # 'b' and 'b/search' of b/search_0, b/search_1: the one that says more.
+  above = dict.fromkeys(run.run.workdir.parent.name for run in runs)
+  return max(shared, begin, key=len) or last or ' + '.join(above)
 
 
 def _warnings(runs):

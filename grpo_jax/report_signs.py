@@ -49,6 +49,14 @@ class Seen:
     return signal if self.has(signal) else 'reward/mean'
 
   @property
+  def right_pays(self) -> bool:
+    """Whether the reward is of what `right` tells."""
+    if self.right == 'reward/mean':
+      return True
+    signal = self.cfg['rewards'].get(self.cfg['filters']['signal'], {})
+    return bool(signal.get('weight'))
+
+  @property
   def paid(self) -> bool:
     """Whether any reward counts; in distillation from a teacher none does."""
     return any(r.get('weight') for r in self.cfg['rewards'].values())
@@ -151,13 +159,13 @@ def zero_variance(s):
   late = s.late('zero_variance_share')
   if late <= 0.5 or not s.paid:
     return None
+  found = f'{late:.0%} of groups in the last tenth have one reward only'
+  if not s.right_pays:
+    return f'{found}; {s.right}, at {s.late(s.right):.2f}, is not what pays'
   right, told = s.late(s.right), 'too hard for this policy'
   if right > 0.5:
     told = 'too easy for this policy'
-  return (
-    f'{late:.0%} of groups in the last tenth have one reward only; with '
-    f'{s.right} at {right:.2f} they are {told}'
-  )
+  return f'{found}; with {s.right} at {right:.2f} they are {told}'
 
 
 def truncated(s):

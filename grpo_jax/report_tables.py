@@ -4,6 +4,7 @@ Each is {'columns': titles, 'rows': lists of strings}, or None.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 import pathlib
 
@@ -19,6 +20,9 @@ _UNTOLD = (*begun.FREE_OF_RUNS, 'init_from')
 def runs(loaded: Sequence) -> dict | None:
   """The table of a sweep, its trials told by the fields that differ.
 
+  Where rewards differ, one's mean is no better than another's: then none is
+  ranked by it.
+
   Args:
     loaded: of `report_data.Loaded`.
   """
@@ -26,27 +30,38 @@ def runs(loaded: Sequence) -> dict | None:
   differing = _differing(specs)
   told = [k for k in differing if k.split('.')[0] not in _UNTOLD][:_TITLES]
   results = [
-    summary.result_of(
-      run.run.workdir,
-      name=run.name,
-      told={trials.short(k): _brief(spec[k]) for k in told if k in spec},
-      steps=run.cfg.steps,
-      finished=False,  # not shown
-    )
+    _result(run, {trials.short(k): _brief(spec[k]) for k in told if k in spec})
     for run, spec in zip(loaded, specs, strict=True)
   ]
   there = {name for result in results for name in result.final}
   if not there & set(summary.DEFAULTS):
     return None
-  metric, results = summary.rank(results, metric=None, lowest=False)
+  metric, ranked = summary.rank(results, metric=None, lowest=False)
   if metric == 'loss':
-    metric, results = summary.rank(results, metric=None, lowest=True)
+    metric, ranked = summary.rank(results, metric=None, lowest=True)
+  own = [k for k in differing if k.startswith('rewards.')]
+  comparable = not own or metric != 'reward/mean'
+  results = ranked if comparable else results
   titles, *rows = summary.table(results, metric)
   rows = [
-    [rank, result.name, *row]
+    [rank if comparable else '', result.name, *row]
     for (rank, *row), result in zip(rows, results, strict=True)
   ]
   return {'columns': ['', 'run', *titles[1:]], 'rows': rows, 'metric': metric}
+
+
+def _result(run, told):
+  """With the evaluation that was made afterwards, if any."""
+  found = summary.result_of(
+    run.run.workdir,
+    name=run.name,
+    told=told,
+    steps=run.cfg.steps,
+    finished=False,  # not shown
+  )
+  after = stage_table.measured(run.run.workdir)
+  own = {'eval/pass@1': after['pass@1']} if 'pass@1' in after else {}
+  return dataclasses.replace(found, final=found.final | own)
 
 
 def stages(rows: Sequence[tuple[str, Mapping]]) -> dict | None:

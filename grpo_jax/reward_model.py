@@ -266,7 +266,7 @@ def _leave(cfg, workdir, lesson, loop) -> None:
     return
   read, train, learned, held_out = lesson.read
   files.write_json(
-    workdir / scorer.FILE,
+    workdir / files.REWARD_MODEL,
     {
       'step': cfg.steps,
       'loss': cfg.reward_model.loss.to_dict(),

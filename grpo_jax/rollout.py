@@ -11,7 +11,7 @@ import itertools
 import jax
 import numpy as np
 
-from grpo_jax import layout, rewards, sharding
+from grpo_jax import layout, sharding
 from grpo_jax.rewards import Completion
 from grpo_jax.structs import Array, Batch, Prompts, PyTree, Rollout
 from grpo_jax.tasks import Example
@@ -151,7 +151,8 @@ def collect(
   Args:
     indices, examples: Q of them; None for what other processes read.
     prompts: theirs, as global device arrays.
-    given: completions that take part as they are, or None.
+    given: completions that take part as they are, or None; without a reward
+      where they are cut.
     params: the published policy.
     key: of this rollout.
     sample: (params, prompts, key) -> Rollout.
@@ -188,7 +189,11 @@ def collect(
   # would queue behind the rest of it, which is no wait for each other.
   jax.block_until_ready(batch)
   found = share({'': rewards, ' finished': finished, **components})
-  rewards, finished = found.pop(''), found.pop(' finished')
+  finished, sampled = found.pop(' finished'), rollout.mask.shape[1]
+  # One that was given and is cut at the limit is no answer to learn against.
+  judged = finished | (np.arange(finished.shape[1]) < sampled)
+  found = {k: np.where(judged, v, np.nan) for k, v in found.items()}
+  rewards = found.pop('')
   return Collected(
     indices=indices,
     examples=examples,
@@ -198,7 +203,7 @@ def collect(
     components=found,
     lengths=lengths(batch.mask),
     finished=finished,
-    sampled=rollout.mask.shape[1],
+    sampled=sampled,
   )
 
 
@@ -302,28 +307,3 @@ def read_texts(
       begun[q] + decode(ids), tokens=lengths[q, g], finished=finished[q, g]
     )
   return completions, finished
-
-
-def components_here(completions, examples, *, fns) -> dict[str, np.ndarray]:
-  """Name -> rewards [Q G] float32 of completions [Q][G].
-
-  NaN where the completion is None: another process has it. Those here are some
-  samples of some prompts, the same of each.
-  """
-  rows = [q for q, row in enumerate(completions) if any(_known(row))]
-  columns = np.flatnonzero(_known(completions[rows[0]]))
-  found = rewards.grade(
-    [[completions[q][g] for g in columns] for q in rows],
-    [examples[q] for q in rows],
-    fns,
-  )
-  components = {}
-  for name, values in found.items():
-    whole = np.full((len(completions), len(completions[0])), np.nan, np.float32)
-    whole[np.ix_(rows, columns)] = values
-    components[name] = whole
-  return components
-
-
-def _known(row):
-  return [completion is not None for completion in row]

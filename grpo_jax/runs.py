@@ -12,7 +12,6 @@ Nothing here writes. Every access reads the files anew.
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -41,7 +40,7 @@ class Run:
 
     Fields that did not exist then have the defaults of `configs.base`.
     """
-    saved = _tuples(_json(self.workdir / files.CONFIG))
+    saved = _tuples(files.read_json(self.workdir / files.CONFIG))
     whole = _overlay(base.get_config().to_dict(), saved)
     return ml_collections.ConfigDict(whole).lock()
 
@@ -98,7 +97,7 @@ class Run:
   def eval(self) -> dict[str, Any] | None:
     """What `grpo_jax.evaluate` found, or None if it has not run."""
     path = self.workdir / files.EVALUATION
-    return _json(path) if path.exists() else None
+    return files.read_json(path) if path.exists() else None
 
   def _file(self, name):
     path = self.workdir / name
@@ -148,13 +147,6 @@ def _tuples(value):
   if isinstance(value, dict):
     return {k: _tuples(v) for k, v in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _json(path):
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from None
 
 
 def _number(value):

@@ -8,7 +8,6 @@ the head's value of the token that ends the response: the branch's last input.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 
@@ -19,6 +18,7 @@ import numpy as np
 from grpo_jax import (
   checkpoints,
   critic,
+  files,
   hosts,
   layout,
   policy,
@@ -34,8 +34,6 @@ from grpo_jax.rewards import text
 from grpo_jax.rewards.fault_counts import record
 from grpo_jax.structs import Array, Batch, PyTree
 from grpo_jax.tokenizer import Tokenizer
-
-FILE = 'reward_model.json'  # of a workdir, once the training is done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Scorer:
       pol: the body.
       params: on its mesh, by its training rules.
       reader: makes tokens.
-      facts: what training left in `FILE`.
+      facts: what training left in `files.REWARD_MODEL`.
       parts: how many Q and G are split into, one at a time, if they divide.
       multiples: of P and C.
       usual: tokens of prompts and responses, see `layout.responses`.
@@ -233,7 +231,7 @@ def floor(facts: Mapping) -> float:
   leave a thought open, and not so far off that it alone moves a group.
 
   Args:
-    facts: what training left in `FILE`.
+    facts: what training left in `files.REWARD_MODEL`.
   """
   held_out = facts['held_out']
   return held_out['score_mean'] - 3 * held_out['score_std']
@@ -250,13 +248,13 @@ def open_scorer(cfg, path: str, *, part: str = '') -> Scorer:
   Raises:
     ValueError: no reward model there.
   """
-  file = pathlib.Path(path) / FILE
+  file = pathlib.Path(path) / files.REWARD_MODEL
   if not file.is_file():
     raise ValueError(
-      f'{str(path)!r} holds no trained reward model (no {FILE}); train one '
-      f'with python -m grpo_jax.reward_model --workdir={path}'
+      f'{str(path)!r} holds no trained reward model (no {file.name}); train '
+      f'one with python -m grpo_jax.reward_model --workdir={path}'
     )
-  facts = json.loads(file.read_text(encoding='utf-8'))
+  facts = files.read_json(file)
   cfg = cfg.copy_and_resolve_references()
   cfg.init_from = str(path)
   pol = policy.open_policy(cfg)

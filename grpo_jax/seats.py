@@ -158,6 +158,7 @@ def collect(
 
 def _chosen(x, places, ways):
   """Rows of x [M ...] at places [U ...], both divided over `ways` alike."""
-  split = lambda y: y.reshape(ways, -1, *y.shape[1:])
+  # No -1: a trunk of one-token prompts has no elements.
+  split = lambda y: y.reshape(ways, len(y) // ways, *y.shape[1:])
   found = jax.vmap(lambda x, i: x[i])(split(x), split(places))
-  return found.reshape(-1, *found.shape[2:])
+  return found.reshape(len(places), *found.shape[2:])

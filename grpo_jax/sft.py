@@ -22,7 +22,6 @@ from grpo_jax import (
 from grpo_jax.loop import Loop
 from grpo_jax.outcome import one_update
 
-_TRIED = 1000  # texts that are counted before the first step
 SHOWN = {'nll': 'nll', 'tok/s': 'tokens_per_s/step', 'pass@1': 'eval/pass@1'}
 
 
@@ -33,9 +32,11 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   rows = pol.rows('train')
   validation.of_sft(cfg, ways=rows.ways)
   ask = questions.questions(cfg, pol.tokenizer, evaluation=False)
+  everything = cfg.sft.loss_on == 'everything'
+  lengths = ask.try_completions(everything=everything)
   cfg = with_steps(cfg, examples=len(ask.task))
   if hosts.is_first():
-    warn_of_cuts(ask, cfg)
+    questions.warn_of_cuts(lengths, 'sft.max_length', cfg.sft.max_length)
     if cfg.eval.every:
       for hint in validation.shared_questions(cfg):
         logging.warning('%s', hint)
@@ -46,7 +47,7 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
     examples = ask.read(chosen, rows.here(cfg.sft.batch_size))
     host = ask.with_completions(
       examples,
-      everything=cfg.sft.loss_on == 'everything',
+      everything=everything,
       max_length=cfg.sft.max_length,
       multiple=cfg.updates.length_multiple,
     )
@@ -56,26 +57,6 @@ def run(cfg, workdir: pathlib.Path | None) -> None:
   loop.run(
     prepare=prepare, step=one_update(trainer), publish=programs.publish(pol)
   )
-
-
-def warn_of_cuts(ask: questions.Questions, cfg) -> None:
-  """Says how many texts are longer than what is learned of them."""
-  most, everything = cfg.sft.max_length, cfg.sft.loss_on == 'everything'
-  lengths = []
-  for i in range(min(len(ask.task), _TRIED)):
-    example = ask.task.example(i)
-    length = len(ask.tokenizer.encode(ask.learned(example), start=False)) + 1
-    if everything:
-      # The first token is learned by none.
-      length += len(ask.ids(example, max_length=math.inf)) - 1
-    lengths.append(length)
-  cut = sum(length > most for length in lengths)
-  if cut:
-    logging.warning(
-      '%d of the first %d texts are cut at sft.max_length=%d tokens and have '
-      'no end; the longest has %d',
-      *(cut, len(lengths), most, max(lengths)),
-    )
 
 
 def with_steps(cfg, *, examples: int):

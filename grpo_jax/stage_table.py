@@ -6,7 +6,6 @@ of Zero, Dev1, Dev2, Dev3 and R1 (2501.12948v2, table 3).
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-import json
 import pathlib
 import re
 from typing import Any
@@ -59,7 +58,8 @@ def measured(workdir: pathlib.Path) -> dict[str, Any]:
   """All that evaluations left in a workdir; {} of none.
 
   The keys of eval.json; 'instruction_following', the pass@1 of
-  `--task=instructions`; 'win_rate' and 'lc_win_rate' in percent.
+  `--task=instructions`; 'win_rate' and, where length control tells anything,
+  'lc_win_rate' in percent.
 
   Raises:
     ValueError: a file is damaged.
@@ -70,7 +70,11 @@ def measured(workdir: pathlib.Path) -> dict[str, Any]:
     if f'pass@1{end}' in followed:
       found[f'instruction_following{end}'] = followed[f'pass@1{end}']
   won = read(workdir / files.WIN_RATE)
-  return found | {new: won[old] for old, new in _WINS.items() if old in won}
+  found |= {new: won[old] for old, new in _WINS.items() if old in won}
+  if not won.get('length_control_tells', True):
+    # 50 by default is no measure.
+    del found['lc_win_rate'], found['lc_win_rate_stderr']
+  return found
 
 
 def rows(stages: Iterable[tuple[str, pathlib.Path]]) -> list[dict[str, Any]]:
@@ -155,9 +159,4 @@ def _number(name):
 
 def read(path: pathlib.Path) -> dict[str, Any]:
   """What an evaluation wrote, {} without the file."""
-  if not path.exists():
-    return {}
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from None
+  return files.read_json(path) if path.exists() else {}

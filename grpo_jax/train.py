@@ -16,6 +16,7 @@ from grpo_jax import (
   bucketed,
   cli,
   critic,
+  files,
   grader,
   hosts,
   offload,
@@ -83,7 +84,10 @@ class Stages:
     self.questions = questions.questions(cfg, pol.tokenizer, evaluation=False)
     self.retired: set[int] = set()  # examples that are not asked again
     if cfg.algorithm.teacher_traces:
-      questions.completion_of(self._example(0))
+      lengths = self.questions.try_completions()
+      for field in ('early', 'max') if cfg.sample.early_steps else ('max',):
+        field = f'{field}_completion_length'
+        questions.warn_of_cuts(lengths, f'sample.{field}', cfg.sample[field])
     self.grader = grader.Grader(cfg, self.questions.task)
     self.learner = critic.learner(pol, cfg)
     self.publish = programs.publish(pol)
@@ -133,7 +137,12 @@ class Stages:
 
   def go_on(self, extra: dict) -> None:
     """From a checkpoint's `extra`, {} without one."""
-    self.retired = set(extra.get('retired', []))
+    # They are rows of a task: of another they would be other questions.
+    task = extra.get('config', {}).get('task')
+    if self.cfg.filters.retire_above < 1 and task == files.plain(
+      self.cfg.task.to_dict()
+    ):
+      self.retired = set(extra['retired'])
     if self.teacher is not None:
       self.teacher.check(extra.get('teacher'))
 
@@ -166,12 +175,15 @@ class Stages:
     with timers('update'):
       state, updates = self._update(state, step, batch)
     due = step == 0 or (step + 1) % self.cfg.log.samples_every == 0
+    show = functools.partial(rollout.samples, text=self.questions.text)
     return Outcome(
       state=state,
       updates=updates,
       tokens=sum(collected.tokens for collected in seen),
       values=values,
-      samples=self._samples(got, batch) if due else [],
+      samples=show(got, batch.advantages, most=self.cfg.log.samples)
+      if due
+      else [],
     )
 
   def _update(self, state, step, batch):
@@ -202,9 +214,6 @@ class Stages:
         state = offload.bring(state, away)
         state = self.learner.policy.reset_reference(state)
     return offload.rest(state, away), updates
-
-  def _example(self, i):
-    return self.questions.task.example(i)
 
   def _ask(self, draw: int) -> Asked:
     """Questions of the run's rollout number `draw`."""
@@ -314,14 +323,6 @@ class Stages:
         tasks.random(cfg.seed, step, epoch).shuffle(order)
       parts += np.split(order, numbers.minibatches)
     return parts
-
-  def _samples(self, got: Collected, batch: Batch):
-    return rollout.samples(
-      got,
-      batch.advantages,
-      text=self.questions.text,
-      most=self.cfg.log.samples,
-    )
 
 
 if __name__ == '__main__':

@@ -137,8 +137,10 @@ def finish(
     opt_state=opt_state,
   )
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  # Filters may leave nothing: momentum and decay would move on without it.
+  applied = finite & (totals['tokens'] > 0)
   state = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old), moved, state
+    lambda new, old: jnp.where(applied, new, old), moved, state
   )
   own = jnp.maximum(sums.get('sampled_share', tokens), 1.0)
   metrics = {

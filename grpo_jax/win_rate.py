@@ -105,7 +105,7 @@ def open_judge(cfg, workdir: pathlib.Path) -> judges.Judge:
     return judges.by_annotations(contests.read_rows(w.judge))
   if ':' in w.judge:
     return judges.by_function(w.judge)
-  if w.judge and (pathlib.Path(w.judge) / scorer.FILE).is_file():
+  if w.judge and (pathlib.Path(w.judge) / files.REWARD_MODEL).is_file():
     # Outputs are final summaries already, as `text.reply` leaves them.
     model = scorer.open_scorer(cfg, w.judge, part='all')
     return judges.by_score(
@@ -168,6 +168,8 @@ def _show(result, cost):
     ('length_controlled_winrate', 'length_controlled_stderr'),
   ):
     print(f'{name:28s}{result[name]:6.2f} ± {result[error]:.2f} %')
+  if not result['length_control_tells']:
+    print('  50 by default: the fit keeps nothing but length')
   for name in ('n_wins', 'n_draws', 'n_total', 'n_unjudged'):
     print(f'{name:28s}{result[name]:6d}')
   print(f'length control: {result["length_control"]}')

@@ -112,12 +112,7 @@ class Step:
       ValueError: it is damaged.
     """
     path = self.folder / MARKER
-    if not path.exists():
-      return None
-    try:
-      return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-      raise ValueError(f'{path} is damaged: {error}') from None
+    return files.read_json(path) if path.exists() else None
 
   def told(self, python: str) -> str:
     """Its command, as one would type it."""
@@ -191,8 +186,7 @@ class Step:
     if not done or not config.exists():
       return ''
     # As the job has it, which may count in epochs.
-    steps = json.loads(config.read_text(encoding='utf-8'))['steps']
-    return f'{done}/{steps}'
+    return f'{done}/{files.read_json(config)["steps"]}'
 
   def _asked(self):
     return {

@@ -93,11 +93,15 @@ def table(results: list[Result], metric: str) -> list[list[str]]:
   titles = _titles(results)
   there = {name for r in results for name in r.final}
   others = [name for name in SHOWN if name in there and name != metric]
-  rows = [['', metric, *titles, 'step', *others]]
+  # learning_rate, loss and kl are fields and metrics.
+  named = {metric, *others}
+  fields = [f'config.{t}' if t in named else t for t in titles]
+  rows = [['', metric, *fields, 'step', *others]]
   for i, r in enumerate(results, 1):
     told = [value_text(r.told[t]) if t in r.told else '' for t in titles]
     rows.append([
-      str(i), _number(r.value(metric)), *told, f'{r.step}/{r.steps}',
+      '' if math.isnan(r.value(metric)) else str(i),
+      _number(r.value(metric)), *told, f'{r.step}/{r.steps}',
       *(_number(r.value(name)) for name in others),
     ])  # fmt: skip
   return rows
@@ -181,7 +185,6 @@ def _csv(results):
   names = sorted({name for r in results for name in r.final})
   text = io.StringIO()
   out = csv.writer(text, lineterminator='\n')
-  # learning_rate, loss and kl are metrics, too.
   columns = [f'config.{title}' for title in titles]
   out.writerow(['trial', *columns, 'step', 'steps', 'finished', *names])
   for r in results:

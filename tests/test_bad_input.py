@@ -235,7 +235,10 @@ def test_fine_tuning_on_a_task_without_completions_is_refused(tmp_path):
     'answer_field="a")',
     'c.eval.every = 0',
   )
-  saying = ["no completion to learn for '1+1='", 'task.completion_field']
+  saying = [
+    f"{path} gives no completion to learn for '1+1='",
+    'task.completion_field',
+  ]
   refuse('sft', flag, f'--workdir={tmp_path}/run', saying=saying)
 
 

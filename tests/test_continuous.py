@@ -19,6 +19,8 @@ from grpo_jax import (
   seating_replay,
   sharding,
 )  # fmt: skip
+from grpo_jax import seats as seats_lib
+from grpo_jax.structs import KV, Trunk
 
 PROMPTS = [[5, 6, 7], [8, 5], [9], [6, 6, 9, 9], [7, 5], [8], [5, 9, 6], [7, 7]]
 LONGEST = 24
@@ -110,6 +112,14 @@ def test_an_int8_cache_goes_from_seat_to_seat():
 def test_the_kernel_of_decoding_draws_the_tokens_of_all_scores(seats, how):
   got = sampled(seats, attention='kernel', **how)
   assert_same(got, sampled(0))
+
+
+def test_prompts_of_one_token_have_seats_too():
+  kv = np.zeros((2, len(PROMPTS), 1, 0, 4), np.float32)
+  nothing = np.zeros((len(PROMPTS), 0), bool)
+  trunk = Trunk(kv=KV(k=kv, v=kv), mask=nothing, length=nothing.sum(1))
+  found = seats_lib.trunks(trunk, np.array([0, 3, 1]), ways=1)
+  assert found.kv.k.shape == (2, 3, 1, 0, 4) and found.mask.shape == (3, 0)
 
 
 def test_every_completion_ends_at_its_own_limit():

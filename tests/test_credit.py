@@ -66,6 +66,29 @@ def test_a_group_that_does_not_count_leaves_the_mask():
   np.testing.assert_array_equal(got.mask, [MASK[0], np.zeros((2, 3))])
 
 
+@pytest.mark.parametrize(
+  'estimate, found',
+  [
+    # Deviations of 1/2 from the mean, standard deviation sqrt(1/2) of the two.
+    (functools.partial(advantages.group, std='batch', eps=0.0), 0.5**0.5),
+    (functools.partial(advantages.group, std='raw', eps=0.0), 0.5**0.5),
+    (functools.partial(advantages.reinforce_pp, eps=0.0), 0.5**0.5),
+  ],
+)
+def test_a_group_that_does_not_count_sets_no_scale_of_the_batch(
+  estimate, found
+):
+  got, _ = assign(
+    batch(MASK),
+    jnp.array([[1.0, 0.0], [9.0, 9.0]]),
+    counted=jnp.array([True, False]),
+    estimate=by_group(advantages=estimate),
+  )
+  np.testing.assert_allclose(
+    got.advantages, [[found, -found], [0, 0]], rtol=1e-6
+  )
+
+
 def test_a_missing_reward_is_no_advantage_and_stays_in_the_mask():
   got, _ = assign(batch(MASK), jnp.array([[1.0, NAN], [0.5, 0.0]]))
   np.testing.assert_array_equal(got.mask, MASK)

@@ -25,7 +25,8 @@ def score(prompts, responses):
 
 
 def tells(instruction, reference, output):
-  return {'win': True, 'lose': 0, 'unsure': 0.25, 'odd': None, 'bad': 7}[output]
+  told = {'win': True, 'lose': 0, 'unsure': 0.25, 'odd': None, 'bad': 7}
+  return (told | {'text': 'yes'})[output]
 
 
 def test_a_reward_model_judges_by_the_difference_of_its_scores():
@@ -66,6 +67,15 @@ def test_a_function_judges_and_may_not_know():
 def test_a_function_that_is_not_there_is_named(path, told):
   with pytest.raises(ValueError, match=told):
     judges.by_function(path)
+
+
+@pytest.mark.parametrize(
+  'output, told', [('raise', 'KeyError'), ('text', 'could not convert string')]
+)
+def test_a_function_that_fails_is_named_with_its_instruction(output, told):
+  judge = judges.by_function('test_judges:tells')
+  with pytest.raises(ValueError, match=f"test_judges:tells .*'asked'.*{told}"):
+    judges.decide(judge, [Pair('asked', 'same', output)])
 
 
 def test_annotations_are_the_judge_that_made_them():
@@ -218,6 +228,15 @@ def test_an_answer_that_cannot_be_read_leaves_the_pair_unknown(
   assert found[1] == pytest.approx(0.2)
 
 
+def test_a_judge_that_names_neither_ends_with_what_it_said(ask, server):
+  neither = judge_server.completion(None, logprobs=False)
+  server.answers = [(200, {}, neither)] * 4
+  with pytest.raises(chat_client.EndpointError) as caught:
+    ask(logprobs=False)(PAIRS)
+  told = "judge answered neither m nor M, the last: 'neither'; 4 requests, 400"
+  assert told in str(caught.value)
+
+
 def test_passing_troubles_are_waited_out(ask, server):
   server.answers = [
     (429, {'Retry-After': '0.02'}, {'error': {'message': 'slow down'}}),
@@ -319,6 +338,16 @@ def test_errors_that_an_older_cache_holds_as_answers_are_asked_again(
   np.testing.assert_allclose(ask(orders='random')(PAIRS[:1]), [0.8])
 
 
+def test_what_is_no_annotation_in_a_cache_is_passed_over(ask, server, tmp_path):
+  ask(orders='random')(PAIRS[:1])
+  cache = tmp_path / 'cache.jsonl'
+  rows = [b'12', b'null', b'[1]', b'{"key": "a"}', b'\xff', cache.read_bytes()]
+  cache.write_bytes(b'\n'.join(rows))
+  judge = ask(orders='random')
+  np.testing.assert_allclose(judge(PAIRS[:1]), [0.8])
+  assert (judge.cost.requests, judge.cost.cached) == (0, 1)
+
+
 LISTED = [{'token': 'm', 'logprob': -0.1}]
 
 
@@ -339,6 +368,7 @@ def test_answers_of_many_servers_are_read(choice, usage, first):
   found = endpoint.read_answer({'choices': [choice], 'usage': usage})
   listed = choice.get('logprobs', {'content': [{}]})['content'][0]
   assert found.pop('weighed') == (listed.get('top_logprobs') == LISTED)
+  assert isinstance(found.pop('said'), str)
   assert found == {'first': first, 'tokens_in': 0, 'tokens_out': 0}
 
 

@@ -353,6 +353,12 @@ def test_rewards_and_mixtures_that_contradict_are_refused(changes, told):
     grader_lib.check(c, mixture(**TWO))
 
 
+def test_a_signal_of_no_domains_is_of_all():
+  c = config(rewards=dict(correct=reward('correct', domains=())))
+  c.filters.rounds = 2
+  grader_lib.check(c, mixture(**TWO))
+
+
 def test_where_nothing_is_paid_no_domain_needs_a_judge():
   # Distillation reports rewards and pays none.
   c = config(

@@ -1,5 +1,6 @@
 """Prompts: templates, worked examples, conversations."""
 
+import dataclasses
 import json
 import re
 
@@ -162,6 +163,27 @@ def test_a_huge_file_is_not_read_through_at_every_start(tmp_path, monkeypatch):
   ask = questions.questions(c, TOKENIZER, evaluation=False)
   with pytest.raises(ValueError, match='a prompt'):
     ask.encode([ask.task.example(1)])
+
+
+@pytest.mark.parametrize(
+  'late, saying',
+  [('', 'a/set gives no completion to learn for'), ('é', "the character 'é'")],
+)
+def test_completions_are_tried_before_the_first_step(late, saying):
+  texts = ['2', '22'] * 600 + [late]
+  task = tasks.Task(
+    len(texts),
+    lambda i: tasks.Example('1+1=', '2', texts[i]),
+    lambda answer, example: True,
+    source='a/set',
+  )
+  ask = questions.questions_of(task, base.get_config(), TOKENIZER)
+  with pytest.raises(ValueError, match=saying):
+    ask.try_completions()
+  # The prompt but for the first token, the completion, and its EOS.
+  texts.pop()
+  ask = dataclasses.replace(ask, task=dataclasses.replace(task, size=1200))
+  assert ask.try_completions(everything=True)[:2] == [5, 6]
 
 
 def test_a_judge_that_cannot_work_fails_at_the_start():

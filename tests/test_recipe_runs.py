@@ -1,7 +1,7 @@
 """A recipe as a user runs it: real jobs, each from what the ones before left.
 
 Of the tiny R1 recipe's smoke stages those of one RL run on reward models, with
-a model of one layer, and Dev1 in Dev3's place.
+a model of one layer, and the textbook from Dev1.
 """
 
 import json
@@ -18,8 +18,8 @@ from grpo_jax import recipe, runs
 from grpo_jax.verified import record_set
 
 STAGES = (
-  'base', 'zero', 'cold', 'dev1', 'pairs', 'points', 'helpful', 'safety', 'r1',
-  'r1_eval', 'r1_wins',
+  'base', 'zero', 'cold', 'dev1', 'textbook', 'dev3', 'pairs', 'points',
+  'helpful', 'safety', 'r1', 'r1_eval', 'r1_wins',
 )  # fmt: skip
 RECIPE = f"""
 import dataclasses
@@ -41,7 +41,7 @@ def get_stages():
 
 def changed(stage):
   given = stage.overrides | CHANGES
-  if given.get('init_from') == '{{dev3}}':
+  if given.get('init_from') == '{{dev2}}':
     given['init_from'] = '{{dev1}}'
   cache = dict(compilation_cache=CACHE)
   return dataclasses.replace(
@@ -81,7 +81,7 @@ def read(path):
 
 
 def test_every_stage_leaves_what_the_next_is_made_from(folder):
-  for name in ('base', 'zero', 'dev1', 'helpful', 'safety', 'r1'):
+  for name in ('base', 'zero', 'dev1', 'dev3', 'helpful', 'safety', 'r1'):
     run = runs.open_run(folder / name)
     assert run.steps[-1] == run.config.steps, name
     assert run.config.model.embed_dim == 32

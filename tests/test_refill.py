@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from configs import base
-from grpo_jax import layout, questions, rollout, tasks, tokenizer
+from grpo_jax import (
+  files,
+  layout,
+  questions,
+  rollout,
+  tasks,
+  tokenizer,
+  train,
+)  # fmt: skip
 from grpo_jax.rollout import Collected
 
 NAN = float('nan')
@@ -172,6 +180,26 @@ def test_retired_examples_are_replaced_by_others():
   assert got[: len(kept)].tolist() == kept
   again = questions.indices(3, 8, without=gone)
   np.testing.assert_array_equal(got, again)
+
+
+def test_retired_examples_are_those_of_a_task_and_of_a_setting():
+  cfg = base.get_config()
+  cfg.filters.retire_above = 0.5
+  extra = files.plain({'retired': [1, 4], 'config': cfg.to_dict()})
+  stages = train.Stages.__new__(train.Stages)
+
+  def gone_on(cfg, extra):
+    stages.cfg, stages.teacher, stages.retired = cfg, None, set()
+    stages.go_on(extra)
+    return stages.retired
+
+  assert gone_on(cfg, {}) == set()
+  assert gone_on(cfg, extra) == {1, 4}
+  other = cfg.copy_and_resolve_references()
+  other.task.split = 'test'
+  assert gone_on(other, extra) == set()
+  cfg.filters.retire_above = 1.0
+  assert gone_on(cfg, extra) == set()
 
 
 def test_what_replaces_retired_examples_is_asked_once_a_step():

@@ -126,6 +126,23 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
   assert second['y'] == [0.9] * 3 and 'low' not in second
 
 
+def test_groups_of_several_folders_have_names_that_tell_them_apart(tmp_path):
+  runs = []
+  for folder, arm, limit in (
+    ('b', 'search_base', 3), ('b', 'lookup_base', 4),
+    ('c', 'base', 5), ('d', 'base', 5), ('d', '5', 6), ('e', '6', 6),
+  ):  # fmt: skip
+    for seed in (0, 1):
+      name = arm if arm.isdigit() else f'{arm}_{seed}'
+      path = tmp_path / folder / name
+      if not path.exists():
+        runs.append(
+          write_run(path, [{'reward/mean': 0.1}], seed=seed, steps=limit)
+        )
+  names = [g['name'] for g in read(*runs)['groups']]
+  assert names == ['b/search_base', 'b/lookup_base', 'base', 'd + e']
+
+
 def test_other_fields_may_be_seeds_too_when_named(tmp_path):
   for seed in (1, 2):
     write_run(
@@ -153,6 +170,26 @@ def test_the_table_of_runs_ranks_them_and_names_what_differs(tmp_path):
     'columns': ['field', 'a', 'b'],
     'rows': [['algorithm.kl_coef', '0.1', '0.2']],
   }
+
+
+def test_runs_of_other_rewards_are_ranked_by_evaluations_alone(tmp_path):
+  for name, reward in (('a', 3.0), ('b', 0.5)):
+    rewards = dict(correct=dict(name='correct', weight=reward))
+    write_run(tmp_path / name, [{'reward/mean': reward}], rewards=rewards)
+  table = read(tmp_path)['tables']['runs']
+  assert [row[:3] for row in table['rows']] == [
+    ['', 'a', '3'],
+    ['', 'b', '0.5'],
+  ]
+  for name, right in (('a', 0.25), ('b', 0.75)):
+    found = json.dumps({'pass@1': right, 'problems': 9})
+    (tmp_path / name / 'eval.json').write_text(found)
+  write_run(tmp_path / 'c', [{'reward/mean': 9.0}])
+  table = read(tmp_path)['tables']['runs']
+  assert table['columns'][2] == 'eval/pass@1'
+  assert [row[:3] for row in table['rows']] == [
+    ['1', 'b', '0.75'], ['2', 'a', '0.25'], ['', 'c', '-'],
+  ]  # fmt: skip
 
 
 def test_an_evaluation_is_a_row_of_the_table_of_stages(tmp_path):
@@ -664,6 +701,31 @@ def test_a_live_report_waits_for_the_first_step(tmp_path):
   assert report.page(data | {'made': ''})
 
 
+def test_a_live_report_waits_for_a_recipe_that_has_just_begun(tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not the workdir of a run'):
+    read(tmp_path)
+  data = read(tmp_path, waiting=True)
+  assert data['groups'] == [] and data['waiting'] == [str(tmp_path)]
+  assert report.page(data | {'made': ''})
+  # Its first stage compiles.
+  write_run(tmp_path / 'base', [])
+  (tmp_path / 'base' / 'metrics.jsonl').unlink()
+  (tmp_path / 'base' / 'model').mkdir()
+  data = read(tmp_path, waiting=True)
+  assert data['waiting'] == [f'{tmp_path.name}/base']
+  with pytest.raises(FileNotFoundError, match='no such folder|not the workdir'):
+    read(tmp_path / 'other', waiting=True)
+
+
+def test_out_is_a_file_in_a_folder_that_may_be_new(tmp_path, capsys):
+  run = write_run(tmp_path / 'r', [{'loss': 1.0}])
+  out = tmp_path / 'new' / 'x.html'
+  assert report.main(['--workdir', str(run), '--out', str(out)]) == 0
+  assert out.exists()
+  assert report.main(['--workdir', str(run), '--out', str(tmp_path)]) == 2
+  assert f'--out {tmp_path} is a folder' in capsys.readouterr().err
+
+
 # In a browser.
 
 
@@ -737,7 +799,7 @@ def test_the_page_renders_at_every_width_without_an_error(
   assert page.evaluate('document.documentElement.scrollWidth') <= width
   assert page.evaluate(
     '[...document.querySelectorAll("#legend button")].map(b => b.textContent)'
-  ) == ['a (2 seeds)', 'b']
+  ) == ['a (2 runs)', 'b']
   assert 'Entropy collapsed' in page.evaluate(
     'document.getElementById("warnings").innerText'
   )
@@ -755,6 +817,21 @@ def test_the_page_renders_at_every_width_without_an_error(
   )
   assert page.errors == []
   assert page.requests == [html]
+
+
+def test_the_phases_of_a_step_fill_their_bar(page, tmp_path):
+  times = {'time/step': 0.2, 'time/rollout': 0.05, 'time/update': 0.15}
+  run = write_run(tmp_path / 'r', [{'loss': 1.0, **times}] * 3)
+  out = tmp_path / 'report.html'
+  assert report.main(['--workdir', str(run), '--out', str(out)]) == 0
+  page.open(out.as_uri(), width=1280, mobile=False, dark=False)
+  bar, *parts = page.evaluate(
+    '[...document.querySelectorAll(".phase, .phase > div")]'
+    '.map(x => x.getBoundingClientRect().width)'
+  )
+  assert sum(parts) == pytest.approx(bar, abs=1)
+  # But for their padding.
+  assert parts == pytest.approx([bar / 4, bar * 3 / 4], abs=6)
 
 
 def test_script_in_a_completion_is_shown_and_not_run(page, html):

@@ -17,6 +17,7 @@ import tiny
 from configs import base
 from grpo_jax import (
   batched_rewards,
+  files,
   grader,
   layout,
   losses,
@@ -488,9 +489,16 @@ def trained(tmp_path_factory):
   return folder, flags, done
 
 
+def test_a_reward_model_is_no_policy(trained):
+  folder, _, _ = trained
+  done = tiny.job('evaluate', f'--workdir={folder}/model')
+  assert done.code == 2
+  assert f'{folder}/model is a reward model and writes no text' in done.err
+
+
 def test_a_planted_preference_is_learned(trained):
   folder, _, done = trained
-  facts = json.loads((folder / 'model' / scorer.FILE).read_text())
+  facts = json.loads((folder / 'model' / files.REWARD_MODEL).read_text())
   assert facts['held_out']['accuracy'] > 0.9
   assert facts['rows']['read'] == 400
   assert abs(facts['held_out']['length_correlation']) < 0.4
@@ -508,7 +516,7 @@ def test_training_goes_on_with_the_same_numbers(trained, tmp_path):
     )
     assert done.code == 0, done.err
   assert tiny.rows(tmp_path) == tiny.rows(folder / 'model')
-  found, wanted = ((f / scorer.FILE).read_text()
+  found, wanted = ((f / files.REWARD_MODEL).read_text()
                    for f in (tmp_path, folder / 'model'))  # fmt: skip
   assert found == wanted
 
@@ -576,7 +584,7 @@ def test_rl_is_paid_by_the_model(trained, rl):
   _, workdir = rl
   rows = tiny.rows(workdir)
   assert [('reward/bounded' in row) for row in rows] == [0, 0, 1, 1]
-  mean = json.loads((folder / 'model' / scorer.FILE).read_text())
+  mean = json.loads((folder / 'model' / files.REWARD_MODEL).read_text())
   mean = mean['held_out']['score_mean']
   samples = [json.loads(x) for x in (workdir / 'samples.jsonl').open()]
   last = [row for row in samples if row['step'] == 4]
@@ -616,7 +624,7 @@ def test_labelled_responses_are_learned(trained, tmp_path):
     '--config.reward_model.loss.name=pointwise', '--config.steps=20',
   )  # fmt: skip
   assert done.code == 0, done.err
-  facts = json.loads((tmp_path / 'run' / scorer.FILE).read_text())
+  facts = json.loads((tmp_path / 'run' / files.REWARD_MODEL).read_text())
   assert facts['held_out']['accuracy'] > 0.9
 
 

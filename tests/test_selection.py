@@ -208,14 +208,15 @@ def test_a_completion_counts_under_the_first_reason():
     'a b  c d',  # the same but for whitespace
     'a b c e',  # half its bigrams are those of the first
     'w',  # wrong
+    ' \n',  # nothing to learn
     'low',  # right, and too little reward
     'no verdict',
     'x y',  # a filter's
     'k l',  # kept
     'm n',  # over the two of a prompt
   ]
-  right = [1, 1, 1, 0, 1, NAN, 1, 1, 1]
-  reward = [1.5, 1, 1, 0, 0.4, NAN, 1, 1, 1]
+  right = [1, 1, 1, 0, 1, 1, NAN, 1, 1, 1]
+  reward = [1.5, 1, 1, 0, 1, 0.4, NAN, 1, 1, 1]
   row = selection.sift(
     3, EXAMPLE,
     [Completion(t, tokens=10 + i, finished=True) for i, t in enumerate(texts)],
@@ -226,14 +227,14 @@ def test_a_completion_counts_under_the_first_reason():
     ]),
   )  # fmt: skip
   assert row == {
-    'index': 3, 'prompt': '2 +3=', 'answer': '5', 'judged': 8, 'right': 7,
+    'index': 3, 'prompt': '2 +3=', 'answer': '5', 'judged': 9, 'right': 8,
     'dropped': {
       'duplicate': 1, 'near_duplicate': 1, 'wrong': 1, 'min_reward': 1,
-      'unjudged': 1, 'no_x': 1, 'per_prompt': 1,
+      'unjudged': 1, 'no_x': 1, 'per_prompt': 1, 'empty': 1,
     },
     'kept': [
       {'sample': 0, 'completion': 'a b c d', 'tokens': 10, 'reward': 1.5},
-      {'sample': 7, 'completion': 'k l', 'tokens': 17, 'reward': 1.0},
+      {'sample': 8, 'completion': 'k l', 'tokens': 18, 'reward': 1.0},
     ],
   }  # fmt: skip
   assert json.loads(json.dumps(row)) == row
@@ -317,7 +318,9 @@ def test_other_sources_give_what_is_not_there_yet():
 
   def draw(wanted):
     given = dict(wanted=wanted, source='chat', seen=set(seen), count=len)
-    return list(selection.draw(examples('a', 'b', 'b ', 'cc', 'd'), **given))
+    return list(
+      selection.draw(examples('a', 'b', 'b ', '', 'cc', 'd'), **given)
+    )
 
   assert [r['completion'] for r in draw(2)] == ['b', 'cc']
   assert [r['tokens'] for r in draw(None)] == [1, 2, 1]

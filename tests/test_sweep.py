@@ -554,7 +554,7 @@ def test_a_summary_ranks_final_metrics_and_tells_how_far_each_is(
     ['reward/mean', 'learning_rate', 'step'],
     ['1', '0.5', '3e-05', '10/20'],
     ['2', '0.3', '1e-05', '20/20'],
-    ['3', '-', '0.0001', '0/20'],
+    ['-', '0.0001', '0/20'],
   ]
   assert ' '.join(lines[0]) == (
     'reward/mean (mean of the last 10% of steps), highest first'

@@ -279,6 +279,16 @@ def test_a_loss_that_is_not_finite_changes_nothing(microbatches):
   assert jnp.isfinite(after.params).all()
 
 
+def test_without_a_token_that_counts_momentum_moves_nothing():
+  init, one = table_update(adam=True)
+  state, _ = one(init(TABLE), ragged())
+  empty = ragged()
+  empty = empty.replace(mask=jnp.zeros_like(empty.mask))
+  after, metrics = one(state, empty)
+  assert metrics['tokens'] == 0 and metrics['nonfinite'] == 0
+  leaves_equal(after, state)
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing():
   # The loss is 0, the slope of the root at 0 is not.
   def root(params, batch):

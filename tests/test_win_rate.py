@@ -11,6 +11,7 @@ import pytest
 from scipy import optimize
 import tiny
 
+from grpo_jax import stage_table
 from grpo_jax.alpaca import contests, difficulty, judges, length_control
 from grpo_jax.rewards import text
 
@@ -132,6 +133,23 @@ def test_where_the_penalty_leaves_no_weight_the_error_does_not_vanish(caplog):
   plain = length_control.win_rate(preferences)['standard_error']
   assert 0.5 * plain < found['length_controlled_stderr'] < 2 * plain
   assert 'look at the plain one' in caplog.text
+  assert not found['length_control_tells']
+
+
+def test_a_fit_that_keeps_length_alone_is_no_measure(tmp_path, caplog):
+  # Longer outputs win, shorter ones lose, and that is all there is.
+  lengths = np.array([[30, 60], [60, 30]] * 20).T
+  preferences = np.array([1.0, 0.0] * 20)
+  found = length_control.length_controlled(
+    preferences, *lengths, difficulties=None
+  )
+  assert found['weights']['length'] and not found['length_control_tells']
+  assert 'look at the plain one' in caplog.text
+  rates = length_control.win_rate(preferences)
+  (tmp_path / 'win_rate.json').write_text(json.dumps(rates | found))
+  assert stage_table.measured(tmp_path) == {
+    'win_rate': 50.0, 'win_rate_stderr': rates['standard_error'],
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize('control', cases.CONTROLS)

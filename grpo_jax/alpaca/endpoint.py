@@ -87,7 +87,8 @@ class Endpoint:
     self.client = chat_client.Client(
       url, key, timeout=timeout, tries=tries, first_wait=first_wait
     )
-    self.lock, self.cache, self.refusal = threading.Lock(), cache, ''
+    self.lock, self.cache = threading.Lock(), cache
+    self.refusal = self.unread = ''  # the last that was
     self.known = _read_cache(cache)
     # As of the config; `logprobs` is what is asked for as long as they come.
     self.weighed = logprobs
@@ -97,9 +98,9 @@ class Endpoint:
     """[n] preferences for the outputs.
 
     Raises:
-      chat_client.EndpointError: refused whatever is asked, or no answer after
-        all tries. What was answered before is in the cache: the same command
-        goes on from there.
+      chat_client.EndpointError: refused whatever is asked, no answer after all
+        tries, or none that names m or M. What was answered before is in the
+        cache: the same command goes on from there.
     """
     questions = [
       (i, reference_first)
@@ -114,6 +115,12 @@ class Endpoint:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     self._need_answers(1)
+    if questions and np.all(np.isnan(told)):
+      raise chat_client.EndpointError(
+        f'{self.model} answered neither m nor M, the last: {self.unread!r}; '
+        f'{self.cost.requests} requests, {self.cost.tokens_in} tokens in, '
+        f'{self.cost.tokens_out} out'
+      )
     found = [[] for _ in pairs]
     for (i, _), preference in zip(questions, told, strict=True):
       found[i].append(preference)
@@ -131,10 +138,12 @@ class Endpoint:
       row = self._answer(body)
       if row is None:
         return math.nan
-      weighed = row.pop('weighed')
+      weighed, said = row.pop('weighed'), row.pop('said')
       drawn = body['temperature'] > 0 and not weighed
       with self.lock:
         self._pay(row)
+        if row['first'] is None:
+          self.unread = said
         if drawn:
           # One of the two by chance. Nor will others have logprobs.
           self.logprobs, self.draws = False, True
@@ -217,21 +226,23 @@ def _orders(pair, orders):
 
 
 def read_answer(answer: Mapping[str, Any]) -> dict[str, Any] | None:
-  """What an answer says: 'first', 'weighed', tokens.
+  """What an answer says: 'first', 'weighed', 'said', tokens.
 
   'first' is the preference for the answer shown first or None, 'weighed'
-  whether logprobs said it. None for an answer without a choice, as some servers
-  tell of errors. Raises what it may on one of another form: see
-  `chat_client.Client.post`.
+  whether logprobs said it, 'said' its text. None for an answer without a
+  choice, as some servers tell of errors. Raises what it may on one of another
+  form: see `chat_client.Client.post`.
   """
   choices, usage = answer.get('choices'), answer.get('usage') or {}
   if not choices:
     return None
   top = _top(choices[0])
-  written = {'m': 1.0, 'M': 0.0}.get(chat_client.written(choices[0]).strip())
+  said = chat_client.written(choices[0]).strip()
+  written = {'m': 1.0, 'M': 0.0}.get(said)
   return {
     'first': _first_preferred(top) if top else written,
     'weighed': bool(top),
+    'said': said,
     'tokens_in': int(usage.get('prompt_tokens') or 0),
     'tokens_out': int(usage.get('completion_tokens') or 0),
   }
@@ -262,19 +273,21 @@ def _keys(body, address=''):
 def _read_cache(path):
   """key -> row. A line that was cut when a process was killed is ended.
 
-  What prefers neither is left out, to be asked again.
+  What prefers neither is left out, to be asked again, and what is no
+  annotation.
   """
   if not path.exists():
     return {}
-  content, known = path.read_text(encoding='utf-8'), {}
+  content, known = path.read_text(encoding='utf-8', errors='replace'), {}
   if content and not content.endswith('\n'):
     with path.open('a', encoding='utf-8') as file:
       file.write('\n')
   for line in content.splitlines():
     try:
       row = json.loads(line)
-    except ValueError:
+      key, first = row['key'], row['first']
+    except (ValueError, TypeError, KeyError):
       continue
-    if row['first'] is not None or 'drawn' in row:
-      known[row['key']] = row
+    if first is not None or 'drawn' in row:
+      known[key] = row
   return known

@@ -79,15 +79,22 @@ def by_function(path: str) -> Judge:
   in [0, 1] for the output; True and False will do, None where it cannot tell.
 
   Raises:
-    ValueError: it cannot be imported.
+    ValueError: it cannot be imported; in judging, it raises, or returns what is
+      no number.
   """
   function = load(path, field='win_rate.judge')
 
-  def judge(pairs):
-    told = [function(p.instruction, p.reference, p.output) for p in pairs]
-    return np.array([math.nan if t is None else float(t) for t in told])
+  def preference(pair):
+    try:
+      told = function(pair.instruction, pair.reference, pair.output)
+      return math.nan if told is None else float(told)
+    except Exception as error:
+      raise ValueError(
+        f'win_rate.judge={path} failed on the instruction '
+        f'{pair.instruction[:60]!r}: {type(error).__name__}: {error}'
+      ) from error
 
-  return judge
+  return lambda pairs: np.array([preference(pair) for pair in pairs])
 
 
 def by_annotations(rows: Sequence[Mapping]) -> Judge:

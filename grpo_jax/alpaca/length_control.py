@@ -15,6 +15,7 @@ from grpo_jax.alpaca.difficulty import check_count, Difficulties
 # Of the two gamed baselines together, against 1 for the model's own rows.
 _GAMED_WEIGHT = 0.2 / 2
 _SPLITS = 5
+_ROUNDING = 1e-9  # what a weight that is zero may be off
 _STRENGTHS = np.logspace(-4, 4, 10)
 
 
@@ -73,7 +74,9 @@ def length_controlled(
     'length_controlled_winrate' in percent; 'lc_standard_error', AlpacaEval's:
     the spread of predictions over instructions, without the fit's uncertainty
     (0 without difficulties); 'length_controlled_stderr' with it (sandwich and
-    delta method); 'length_control', the name of the model; 'weights'.
+    delta method); 'length_control', the name of the model; 'weights';
+    'length_control_tells', False where the penalty leaves length alone, so that
+    the rate is 50 whatever the preferences are.
   """
   names, x, neutral = _features(reference_lengths, lengths, difficulties)
   known = ~np.isnan(preferences)
@@ -96,17 +99,20 @@ def length_controlled(
   coef = fit(train, targets, row_weights, strength=strength)
   predicted = _sigmoid(neutral @ coef)
   error = _error(train, targets, row_weights, known, neutral, coef)
-  if not coef.any():
-    # Of few rows, or of wins and losses in balance.
+  tells = bool(np.any(np.abs(neutral @ coef) > _ROUNDING))
+  if not tells:
+    # Of few rows, or of wins and losses in balance, or all told by length.
     logging.warning(
-      'length control: the penalty has set all weights to zero, so its win '
-      'rate is 50 whatever the preferences are; look at the plain one'
+      'length control: the penalty has set the weights but that of length to '
+      'zero, so its win rate is 50 whatever the preferences are; look at the '
+      'plain one'
     )
   return {
     'length_controlled_winrate': 100 * float(predicted.mean()),
     'lc_standard_error': 100 * measures.standard_error(predicted),
     'length_controlled_stderr': 100 * error,
     'length_control': label,
+    'length_control_tells': tells,
     'weights': dict(zip(names, coef.tolist(), strict=True)),
     'inverse_penalty': float(strength),
   }

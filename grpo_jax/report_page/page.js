@@ -36,7 +36,7 @@ function renderContents() {
 function renderLegend() {
   $('legend').hidden = data.groups.length < 2;
   $('legend').replaceChildren(...data.groups.map((group, i) => {
-    const many = group.runs.length > 1 ? ' (' + group.runs.length + ' seeds)' : '';
+    const many = group.runs.length > 1 ? ' (' + group.runs.length + ' runs)' : '';
     const button = el('button', {'aria-pressed': String(!charts.hidden.has(nameOf(group))), title: 'show or hide'},
       swatch(i), group.name + many);
     button.onclick = () => {
@@ -91,7 +91,7 @@ function phases() {
     el('span', {text: data.phases.length > 1 ? p.group : ''}),
     el('div', {class: 'phase', style: {width: 100 * total(p) / longest + '%'}}, ...names.filter(n => p.parts[n]).map(n =>
       el('div', {title: n + ' ' + short(p.parts[n]) + ' s', text: p.parts[n] > 0.12 * longest ? n : '',
-        style: {flex: p.parts[n] + ' 0 0', background: white[names.indexOf(n) % white.length], paddingLeft: p.parts[n] > 0.12 * longest ? '' : '0'}}))),
+        style: {flex: p.parts[n] / total(p) + ' 0 0', background: white[names.indexOf(n) % white.length], paddingLeft: p.parts[n] > 0.12 * longest ? '' : '0'}}))),
     el('span', {text: short(total(p)) + ' s'})]);
   const keys = names.map((n, i) => el('span', {}, el('i', {class: 'swatch', style: {background: white[i % white.length]}}),
     data.phases.length > 1 ? n : n + ' ' + short(data.phases[0].parts[n]) + ' s'));

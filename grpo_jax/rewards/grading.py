@@ -92,6 +92,31 @@ def grade(
   return dict(zip(names, columns, strict=True))
 
 
+def grade_here(
+  completions: Sequence[Sequence[str | None]],
+  examples: Sequence[Any],
+  fns: Mapping[str, Callable[[str, Any], float | None]],
+) -> dict[str, np.ndarray]:
+  """As `grade`, of those completions that this process has.
+
+  NaN where the completion is None: another has it. Those here are some samples
+  of some prompts, the same of each.
+  """
+  rows = [q for q, row in enumerate(completions) if any(_known(row))]
+  columns = np.flatnonzero(_known(completions[rows[0]]))
+  found = grade(
+    [[completions[q][g] for g in columns] for q in rows],
+    [examples[q] for q in rows],
+    fns,
+  )
+  components = {}
+  for name, values in found.items():
+    whole = np.full((len(completions), len(completions[0])), np.nan, np.float32)
+    whole[np.ix_(rows, columns)] = values
+    components[name] = whole
+  return components
+
+
 def combine(
   components: Components,
   *,
@@ -180,3 +205,7 @@ def _guarded(name: str, fn):
     return value
 
   return call
+
+
+def _known(row):
+  return [completion is not None for completion in row]

@@ -24,7 +24,7 @@ class Mixed:
     self.task = config.pick(tasks, spec['task'])()
     self.share = spec.get('share')
     self.count = spec.get('count')
-    questions.completion_of(self.task.example(0))
+    questions.completion_of(self.task.example(0), self.task)
     if self.count is not None and self.count > len(self.task):
       raise ValueError(
         f'keep.mix: {self.source} has {len(self.task)} records; lower its '

@@ -36,7 +36,7 @@ class Progress:
       path = folder / _SETTINGS
       settings = files.plain(settings)
       if path.exists():
-        there = json.loads(path.read_text('utf-8'))
+        there = files.read_json(path)
         begun.refuse_other(folder, there, settings, free=begun.FREE, flag='out')
       else:
         files.write(path, json.dumps(settings))
@@ -94,6 +94,12 @@ def _in_order(paths):
 
 
 def _read(path):
-  # Lines end at \n alone: JSON strings may hold other line separators.
-  lines = path.read_text('utf-8').split('\n')
-  return [json.loads(line) for line in lines if line]
+  try:
+    # Lines end at \n alone: JSON strings may hold other line separators.
+    lines = path.read_text('utf-8').split('\n')
+    return [json.loads(line) for line in lines if line]
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged ({error}); remove it: its prompts, and those after, '
+      'are asked again'
+    ) from None

@@ -20,7 +20,7 @@ from grpo_jax.verified.filters import normalised, overlap
 # Reasons that are no filter's name, in the order in which they apply; filters
 # come after min_reward.
 REASONS = (
-  'unjudged', 'wrong', 'min_reward', 'duplicate', 'near_duplicate',
+  'unjudged', 'wrong', 'empty', 'min_reward', 'duplicate', 'near_duplicate',
   'per_prompt', 'rewrite', 'limit',
 )  # fmt: skip
 _ROUNDING = 1e-5
@@ -108,6 +108,9 @@ def _unfit(completion, example, reward, right, rules) -> str:
     return 'unjudged'
   if right != 1.0:
     return 'wrong'
+  # A policy may end at once, and nothing can be learned of it.
+  if not completion.strip():
+    return 'empty'
   # A reward that is missing is no reason where none is asked for.
   # It is a sum in float32, where 1 + 0.3 + 0.3 is 1.5999999.
   least = rules.min_reward - _ROUNDING
@@ -202,8 +205,8 @@ def draw(
 
   Args:
     examples: (index, example) pairs in the order in which they are drawn.
-    wanted: records, None for all; those that are in the set already do not
-      count.
+    wanted: records, None for all; those that are in the set already, and empty
+      ones, do not count.
     source: its name.
     seen: keys of the set so far; grows.
     count: text -> its tokens, EOS included.
@@ -216,7 +219,7 @@ def draw(
     if wanted is not None and found == wanted:
       return
     key = key_of(example.prompt, example.completion)
-    if key in seen:
+    if key in seen or not example.completion.strip():
       continue
     seen.add(key)
     found += 1
