@@ -115,6 +115,29 @@ def test_an_attention_kernel_whose_output_is_kept_does_not_run_again():
   ]  # fmt: skip
 
 
+PRODUCTS = """
+from launch import compile_check, estimate
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from grpo_jax import policy, sharding
+
+mesh = sharding.make_mesh({'fsdp': 4}, estimate.devices_of('v5e:2x2'))
+x = jax.ShapeDtypeStruct(
+  (512, 512), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec())
+)
+for name in ('bfloat16', 'float32'):
+  policy.dtype_of(name, mesh)
+  text = jax.jit(lambda a, b: a @ b).lower(x, x).compile().as_text()
+  print(name, 'operand_precision={highest,highest}' in text)
+"""
+
+
+def test_products_of_fp32_round_nothing_to_bf16_where_fp32_is_asked_for():
+  done = run('-c', PRODUCTS)
+  assert done.stdout.split('\n')[:2] == ['bfloat16 False', 'float32 True']
+
+
 DECODING = """
 from launch import compile_check, estimate, hlo
 import functools

@@ -941,7 +941,7 @@ def test_a_group_can_be_hidden(page, html):
   both = page.evaluate('document.querySelector(".told").textContent')
   page.evaluate('document.querySelector("#legend button").click()')
   one = page.evaluate('document.querySelector(".told").textContent')
-  assert 'a ' in both and one == 'last1'
+  assert 'a ' in both and one == 'lastb 1'
   # It stays hidden when another comes to stand before it.
   page.evaluate('data.groups.reverse(), renderLegend()')
   pressed = '[...document.querySelectorAll("#legend button")].map('

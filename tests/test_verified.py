@@ -18,7 +18,7 @@ import tiny
 from grpo_jax import pairs, questions, sft, tasks, tokenizer
 from grpo_jax.rewards import Completion
 from grpo_jax.runs import open_run
-from grpo_jax.verified import record_set, selection, sifting
+from grpo_jax.verified import progress, record_set, selection, sifting
 
 # Blocks of 4 prompts, several files, a source beside the policy's.
 CONFIG = """
@@ -169,6 +169,19 @@ def test_sigterm_ends_it_between_blocks(config, tmp_path):
   )
   blocks = list(tmp_path.glob('set/progress/*.jsonl'))
   assert len(blocks) == int(found[1]) < 40
+
+
+def test_damaged_rows_are_named_with_the_remedy(tmp_path):
+  done = progress.Progress(tmp_path, {'seed': 0})
+  done.write(0, 1, [{'index': 0}], 0)
+  (path,) = tmp_path.glob('0*.jsonl')
+  path.write_text('{"index": \n')
+  again = progress.Progress(tmp_path, {'seed': 0})
+  with pytest.raises(ValueError, match=f'{path} is damaged .*; remove it'):
+    list(again.rows(1))
+  (tmp_path / 'settings.json').write_text('{')
+  with pytest.raises(ValueError, match='settings.json is damaged'):
+    progress.Progress(tmp_path, {'seed': 0})
 
 
 def test_two_processes_leave_the_files_of_one(config, whole, tmp_path):

@@ -145,7 +145,8 @@ class Charts {
         series.push({stroke: stroke + '4d', width: 1, points: {show: false}});
       }
       table.push(clean(smooth));
-      lines.push({index, name: curve.label || groups[curve.group].name, at: series.length, curve});
+      // A chart may be of one of several groups.
+      lines.push({index, name: curve.label || (groups.length > 1 ? groups[curve.group].name : ''), at: series.length, curve});
       series.push({
         stroke, width: 2, dash: dash(index),
         points: {show: curve.x.length < 15, size: 5, fill: stroke},
@@ -178,7 +179,7 @@ class Charts {
     if (this.zoom) plot.setScale('x', this.zoom);
     this.resized.observe(at);
     this.tell(plot, lines, told);
-    const last = lines.map(l => l.name + ' ' + short(l.curve.y[l.curve.y.length - 1]));
+    const last = lines.map(l => (l.name && l.name + ' ') + short(l.curve.y[l.curve.y.length - 1]));
     at.setAttribute('aria-label', chart.title + ', last: ' + last.join(', '));
     return plot;
   }
@@ -196,12 +197,14 @@ class Charts {
     const index = plot.cursor.idx;
     const here = index !== null && index !== undefined && plot.cursor.left >= 0;
     const steps = plot.data[0];
-    const shown = lines.slice(0, 10).map(line => {
+    const most = 10;
+    const shown = lines.slice(0, most).map(line => {
       const {x, y} = line.curve;
       let i = x.length - 1;
       if (here) while (i > 0 && x[i] > steps[index]) i--;
-      const name = lines.length > 1 ? line.name + ' ' : '';
-      const value = here && x[i] > steps[index] ? null : y[i];
+      const name = line.name && line.name + ' ';
+      // Before its first step, or past its last.
+      const value = here && (x[i] > steps[index] || steps[index] > x[x.length - 1]) ? null : y[i];
       let text = name + short(value);
       if (line.curve.low && value !== null && line.curve.low[i] !== line.curve.high[i]) {
         text += ' (' + short(line.curve.low[i]) + ' to ' + short(line.curve.high[i]) + ')';
@@ -209,6 +212,7 @@ class Charts {
       return el('span', {}, swatch(line.index), text);
     });
     const step = here ? 'step ' + steps[index] : 'last';
-    told.replaceChildren(el('span', {class: 'quiet', text: step}), ...shown);
+    const rest = lines.length > most ? [el('span', {class: 'quiet', text: lines.length - most + ' more: hide some above'})] : [];
+    told.replaceChildren(el('span', {class: 'quiet', text: step}), ...shown, ...rest);
   }
 }
