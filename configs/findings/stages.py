@@ -23,7 +23,8 @@ from configs.findings import seeds
 # No import: `configs.r1` is the preset r1.py, not the folder.
 TINY = runpy.run_path('configs/r1/tiny.py')
 MEASURES = (
-  'pass@1', 'cons@64', 'instruction_following', 'win_rate', 'format'
+  'pass@1', 'pass@64', 'cons@64', 'instruction_following', 'win_rate',
+  'format', 'language_consistency', 'gibberish', 'mean_length',
 )  # fmt: skip
 COMPARED = {
   'Dev1': 'Zero', 'Dev2': 'Dev1', 'Dev3': 'Dev2', 'R1': 'Zero',
