@@ -135,7 +135,8 @@ def get_config() -> ConfigDict:
     # pass of their own; then `importance` weighs tokens by trainer / sampler.
     old_logprobs='sampler',
     importance=dict(name='none'),
-    # 1: the task's completion, cut at the length limit, takes a sample's place.
+    # 1: the task's completion takes a sample's place; one over the length limit
+    # teaches nothing.
     teacher_traces=0,
     teacher_gamma=0.1,  # of the shaped loss of that trace (LUFFY)
   )

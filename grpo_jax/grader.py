@@ -16,7 +16,7 @@ from grpo_jax import (
   questions,
   rewards,
 )  # fmt: skip
-from grpo_jax.rewards import rules, text
+from grpo_jax.rewards import grading, rules, text
 from grpo_jax.tasks import Example, shares, Task
 
 # Fields of every reward, beside its function's arguments.
@@ -75,7 +75,7 @@ class Grader:
       if k in self.batched
     }
     rules = {k: self.rules[k] for k in begun if k in self.rules}
-    found = rewards.grade_here(completions, examples, rules)
+    found = grading.grade_here(completions, examples, rules)
     if scores:
       found |= hosts.everywhere(scores, what='scores of reward models')
     found = {k: found[k] for k in begun}

@@ -190,9 +190,10 @@ def collect(
   jax.block_until_ready(batch)
   found = share({'': rewards, ' finished': finished, **components})
   finished, sampled = found.pop(' finished'), rollout.mask.shape[1]
-  # One that was given and is cut at the limit is no answer to learn against.
-  judged = finished | (np.arange(finished.shape[1]) < sampled)
-  found = {k: np.where(judged, v, np.nan) for k, v in found.items()}
+  if given is not None:
+    # A trace that is cut at the limit is no answer to learn against.
+    judged = finished | (np.arange(finished.shape[1]) < sampled)
+    found = {k: np.where(judged, v, np.nan) for k, v in found.items()}
   rewards = found.pop('')
   return Collected(
     indices=indices,

@@ -114,6 +114,9 @@ class Stages:
       temperature=cfg.sample.temperature,
     )
     self.decoded = samplers.decoded(pol, cfg)
+    self.samples = functools.partial(
+      rollout.samples, text=self.questions.text, most=cfg.log.samples
+    )
     self.collect = functools.partial(
       rollout.collect,
       append=training.append(pol),
@@ -175,15 +178,12 @@ class Stages:
     with timers('update'):
       state, updates = self._update(state, step, batch)
     due = step == 0 or (step + 1) % self.cfg.log.samples_every == 0
-    show = functools.partial(rollout.samples, text=self.questions.text)
     return Outcome(
       state=state,
       updates=updates,
       tokens=sum(collected.tokens for collected in seen),
       values=values,
-      samples=show(got, batch.advantages, most=self.cfg.log.samples)
-      if due
-      else [],
+      samples=self.samples(got, batch.advantages) if due else [],
     )
 
   def _update(self, state, step, batch):

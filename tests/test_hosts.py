@@ -514,7 +514,7 @@ got = stages.collect(
   sample=lambda *_: right, score=lambda batch: batch,
   grade=functools.partial(stages.grader.grade, 0))
 own = stages.put(np.full((4, 4), me + 1, np.float32))
-shown = stages._samples(got, got.batch.replace(advantages=own))
+shown = stages.samples(got, own)
 print('correct', got.components['correct'].sum(), dict(rewards.faults()))
 print('shown', len(shown), {float(row['advantage']) for row in shown})
 sample = dict(cfg.rules.sample, samples='tensor')

@@ -13,7 +13,7 @@ from grpo_jax.rewards.choice import option
 from grpo_jax.rewards.code_execution import code
 from grpo_jax.rewards.completion import Completion
 from grpo_jax.rewards.fault_counts import faults
-from grpo_jax.rewards.grading import combine, grade, grade_here
+from grpo_jax.rewards.grading import combine, grade
 from grpo_jax.rewards.languages import language
 from grpo_jax.rewards.length import cosine, soft_overlong
 from grpo_jax.rewards.lexicon import lexicon
@@ -40,7 +40,6 @@ __all__ = [
   'format',
   'function',
   'grade',
-  'grade_here',
   'language',
   'lexicon',
   'math_verify',
